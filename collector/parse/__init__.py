@@ -1,0 +1,1 @@
+"""Core: text in, values out. One format per module."""

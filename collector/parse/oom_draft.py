@@ -1,0 +1,338 @@
+"""A report in the making: the lines that were added to it, and what they say together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from collector.model import (
+    DEFAULT_PAGE_SIZE,
+    Evidence,
+    Invoker,
+    MemcgPath,
+    MemoryUse,
+    Moment,
+    NodeMemory,
+    OomReport,
+    Process,
+    Scope,
+    Task,
+)
+from collector.parse.cgroup_path import is_same_or_ancestor
+from collector.parse.oom_lines import Chosen, Kill, Usage
+from collector.parse.summary import Summary, is_unfinished, parse_summary
+from collector.parse.task_dump import find_row, read_tasks, total_vm_pages
+
+SETTLE_SECONDS = 2.0
+# Before 5.0 the chosen process and its victim are two lines, up to 3 s apart in real logs.
+CHOSEN_SETTLE_SECONDS = 10.0
+# A report without a decision: a dump of 2,000 tasks keeps a serial console busy this long.
+UNDECIDED_SECONDS = 60.0
+
+_KNOWN_PAGE_SIZES = (4096, 8192, 16384, 65536)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisiveLine:
+    """A line that tells of a kill, and when it was printed."""
+
+    text: str
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class KillLine(DecisiveLine):
+    kill: Kill
+
+
+class Draft:
+    """
+    Everything is optional: a report may lack any line but the one that decides.
+
+    `last_at` is when its last record came, in seconds of the caller's clock.
+    """
+
+    __slots__ = (
+        "chosen",
+        "chosen_line",
+        "columns",
+        "first",
+        "group_memcg",
+        "has_header",
+        "invoker",
+        "kills",
+        "last_at",
+        "rows",
+        "rows_left_out",
+        "stat",
+        "stat_memcg",
+        "summary",
+        "summary_line",
+        "totals",
+        "usage",
+    )
+
+    def __init__(self, first: Moment, at: float | None) -> None:
+        self.first = first
+        self.last_at = at
+        self.has_header = False
+        self.invoker: Invoker | None = None
+        self.usage: dict[str, Usage] = {}
+        self.stat: dict[str, int] = {}
+        self.stat_memcg: str | None = None
+        self.totals: dict[str, int] = {}
+        self.columns: tuple[str, ...] | None = None
+        self.rows: list[str] = []
+        self.rows_left_out = 0
+        self.summary_line: DecisiveLine | None = None
+        self.summary: Summary | None = None
+        self.chosen: Chosen | None = None
+        self.chosen_line: DecisiveLine | None = None
+        self.group_memcg: str | None = None
+        self.kills: list[KillLine] = []
+
+    @property
+    def is_decided(self) -> bool:
+        return bool(self.kills) or self.summary_line is not None or self.chosen is not None
+
+    def expires(self, at: float, patience: float) -> bool:
+        """Whether nothing came for so long that nothing will. patience: seconds, for a report with a summary or kill line."""
+        if self.last_at is None:
+            return False
+        if not self.kills and self.summary_line is None:
+            patience = CHOSEN_SETTLE_SECONDS if self.chosen is not None else UNDECIDED_SECONDS
+        return at - self.last_at >= patience
+
+    def has_row_of(self, pid: int | None) -> bool:
+        return find_row(self.rows, pid) is not None
+
+    def set_summary(self, line: DecisiveLine) -> None:
+        self.summary_line = line
+        self.summary = parse_summary(line.text)
+
+    def continue_summary(self, text: str) -> bool:
+        """Add a piece that was split off this report's summary line; False when none is missing."""
+        line = self.summary_line
+        if line is None or not is_unfinished(line.text):
+            return False
+        self.set_summary(DecisiveLine(line.text + text, line.moment))
+        return True
+
+    def expects(self, kill: Kill) -> bool:
+        """Whether a line of this report names this kill's victim."""
+        if self.summary is not None and self.summary.pid is not None:
+            return self.summary.pid == kill.process.pid
+        return self.chosen is not None and self.chosen.pid == kill.process.pid
+
+    def may_have_killed(self, kill: Kill) -> bool:
+        """
+        Whether this report, which does not name its victim, shows that this kill is its own.
+
+        Being open is not enough: its own kill line may be lost, and this one another's.
+        """
+        summary = self.summary
+        if summary is not None and summary.pid is not None:
+            return False
+        if (
+            summary is not None
+            and summary.scope is not None
+            and kill.scope is not None
+            and summary.scope is not kill.scope
+        ):
+            return False
+        # A child sacrificed for the chosen process may be too small, or too late, for the dump.
+        if self.chosen is not None or self.group_memcg is not None or self.has_row_of(kill.process.pid):
+            return True
+        return summary is not None and not self.rows
+
+    def takes_member(self, kill: Kill) -> bool:
+        """Whether a kill line belongs to the group kill that this report has become, or repeats one of its lines."""
+        same = next((line.kill for line in self.kills if line.kill.process.pid == kill.process.pid), None)
+        if same is not None:
+            return same.process.comm == kill.process.comm
+        return self.group_memcg is not None and self.kills[0].kill.scope == kill.scope
+
+    def build(self, *, settled: bool) -> OomReport | None:
+        """
+        The report as it stands; None while nothing in it tells of a kill.
+
+        The task dump is left out of an unsettled one: a count does not need it, and it is the dearest part.
+        """
+        line = self.kills[0] if self.kills else self.summary_line or self.chosen_line
+        if line is None:
+            return None
+        kill = self.kills[0].kill if self.kills else None
+        page_size, page_size_known = self._page_size(kill) if settled else (DEFAULT_PAGE_SIZE, False)
+        tasks = read_tasks(self.columns, self.rows if settled else (), page_size)
+        known = {task.pid: task for task in tasks}
+        summary = self._read_summary_again(kill, known)
+        victim = self._victim(kill, summary)
+        return OomReport(
+            settled=settled,
+            first_moment=self.first,
+            kill_moment=line.moment,
+            kill_text=line.text,
+            evidence=self._evidence(),
+            scope=self._scope(kill),
+            constraint=summary.constraint,
+            unknown_constraint=summary.unknown_constraint,
+            global_oom=summary.global_oom,
+            oom_memcg=summary.oom_memcg or self._oom_memcg_otherwise(kill),
+            task_memcg=summary.task_memcg or self._task_memcg_of_group(summary),
+            task_memcg_cut=summary.task_memcg_cut,
+            group_memcg=None if self.group_memcg is None else MemcgPath(self.group_memcg),
+            victim=_complete(victim, known),
+            also_killed=tuple(_complete(kill_line.kill.process, known) for kill_line in self.kills[1:]),
+            invoker=self.invoker,
+            memory=self._memory(),
+            node_memory=self._node_memory(page_size),
+            tasks=tasks,
+            page_size=page_size,
+            page_size_known=page_size_known,
+            missing=self._missing(),
+            contradictions=self._contradictions(kill, summary),
+        )
+
+    def _scope(self, kill: Kill | None) -> Scope | None:
+        """Before 5.0 the chosen process's line has the prefix, and the kill line has none."""
+        if kill is not None and kill.scope is not None:
+            return kill.scope
+        return self.chosen.scope if self.chosen is not None else None
+
+    def _read_summary_again(self, kill: Kill | None, known: dict[int, Task]) -> Summary:
+        """The kill line and the dump have told the victim's comm by now, and so where it begins in the summary line."""
+        if self.summary_line is None or self.summary is None:
+            return Summary()
+        pid = kill.process.pid if kill else self.summary.pid
+        task = known.get(pid) if pid is not None else None
+        comms = {comm for comm in (kill and kill.process.comm, task and task.comm) if comm}
+        if not comms or self.summary.comm in comms:
+            return self.summary
+        return parse_summary(self.summary_line.text, comms=frozenset(comms))
+
+    def _victim(self, kill: Kill | None, summary: Summary) -> Process:
+        if kill is not None:
+            process = kill.process
+            if process.pid != summary.pid:
+                return process
+            return _fill_in(process, comm=summary.comm, uid=summary.uid)
+        if summary.pid is not None or self.chosen is None:
+            return Process(pid=summary.pid, comm=summary.comm, uid=summary.uid)
+        return Process(pid=self.chosen.pid, comm=self.chosen.comm)
+
+    def _page_size(self, kill: Kill | None) -> tuple[int, bool]:
+        """The victim's total_vm stands in kB on its kill line and in pages in its row."""
+        if kill is not None and kill.process.total_vm_bytes:
+            row = find_row(self.rows, kill.process.pid)
+            pages = None if row is None else total_vm_pages(self.columns, row)
+            size, rest = divmod(kill.process.total_vm_bytes, pages or kill.process.total_vm_bytes)
+            if size in _KNOWN_PAGE_SIZES and not rest:
+                return size, True
+        return DEFAULT_PAGE_SIZE, False
+
+    def _oom_memcg_otherwise(self, kill: Kill | None) -> MemcgPath | None:
+        """
+        The limit's memcg where the summary line does not name it.
+
+        The memory statistics are those of `oom_memcg`. A group is at or below it (mem_cgroup_get_oom_group), so a
+        top-level one is it: the root above has no limit.
+        """
+        if self._scope(kill) is not Scope.MEMCG:
+            return None
+        if self.stat_memcg is not None and self.stat_memcg.startswith("/"):
+            return MemcgPath(self.stat_memcg)
+        group = self.group_memcg
+        return MemcgPath(group) if group is not None and len(group) > 1 and group.count("/") == 1 else None
+
+    def _task_memcg_of_group(self, summary: Summary) -> MemcgPath | None:
+        """A summary line that was cut inside the victim's path, and a group kill that prints the path whole."""
+        cut, group = summary.task_memcg_cut, self.group_memcg
+        return MemcgPath(group) if cut is not None and group is not None and group.startswith(cut) else None
+
+    def _evidence(self) -> tuple[Evidence, ...]:
+        held = {
+            Evidence.REPORT: bool(self.has_header or self.usage or self.stat or self.rows or self.totals),
+            Evidence.SUMMARY_LINE: self.summary_line is not None,
+            Evidence.KILL_LINE: bool(self.kills) or self.chosen is not None,
+        }
+        return tuple(evidence for evidence, is_held in held.items() if is_held)
+
+    def _memory(self) -> MemoryUse | None:
+        memory, swap, both = (self.usage.get(counter) for counter in ("memory", "swap", "memory+swap"))
+        if not self.usage and not self.stat:
+            return None
+        swap_usage, swap_limit = (swap.usage_bytes, swap.limit_bytes) if swap else (None, None)
+        if both and memory and swap is None:
+            # cgroup v1 counts memory and swap together; swap accounting that is off prints a usage of 0.
+            swap_usage = max(0, both.usage_bytes - memory.usage_bytes)
+            if both.limit_bytes is not None and memory.limit_bytes is not None:
+                swap_limit = max(0, both.limit_bytes - memory.limit_bytes)
+        return MemoryUse(
+            usage_bytes=memory.usage_bytes if memory else None,
+            limit_bytes=memory.limit_bytes if memory else None,
+            swap_usage_bytes=swap_usage,
+            swap_limit_bytes=swap_limit,
+            stat=dict(self.stat),
+        )
+
+    def _node_memory(self, page_size: int) -> NodeMemory | None:
+        if not self.totals:
+            return None
+        ram, reserved = self.totals.get("RAM_pages"), self.totals.get("reserved_pages")
+        return NodeMemory(
+            ram_bytes=None if ram is None or reserved is None else (ram - reserved) * page_size,
+            swap_bytes=self.totals.get("Total_swap_bytes"),
+            free_swap_bytes=self.totals.get("Free_swap_bytes"),
+        )
+
+    def _missing(self) -> tuple[str, ...]:
+        global_oom = self.summary is not None and self.summary.global_oom
+        global_oom = global_oom or self._scope(self.kills[0].kill if self.kills else None) is Scope.GLOBAL
+        held = {
+            "who called the OOM killer": self.has_header or self.invoker is not None,
+            "memory use and limit": global_oom or "memory" in self.usage,
+            "memory statistics": global_oom or bool(self.stat),
+            "the node's memory": not global_oom or bool(self.totals),
+            "the task dump": bool(self.rows),
+            "the summary line": self.summary is not None and self.summary.complete,
+            "the kill line": bool(self.kills),
+        }
+        missing = [what for what, is_held in held.items() if not is_held]
+        if self.rows_left_out:
+            missing.append(f"{self.rows_left_out} rows of the task dump, over the bound")
+        return tuple(missing)
+
+    def _contradictions(self, kill: Kill | None, summary: Summary) -> tuple[str, ...]:
+        found = []
+        if kill is not None and summary.complete:
+            by_limit = summary.oom_memcg is not None
+            if kill.scope is Scope.GLOBAL and by_limit:
+                found.append('the kill line says "Out of memory", the summary line names a memcg whose limit was hit')
+            if kill.scope is Scope.MEMCG and summary.global_oom:
+                found.append('the kill line says "Memory cgroup out of memory", the summary line a global OOM')
+        if summary.oom_memcg is not None and summary.task_memcg is not None:
+            if not is_same_or_ancestor(summary.oom_memcg, summary.task_memcg):
+                found.append("task_memcg is not below oom_memcg")
+            if self.stat_memcg is not None and self.stat_memcg != summary.oom_memcg:
+                found.append(f"the memory statistics are of another memcg: {self.stat_memcg}")
+        return tuple(found)
+
+
+def _complete(process: Process, known: dict[int, Task]) -> Process:
+    """Fill in from the process's row of the dump what its kill line does not say."""
+    task = known.get(process.pid) if process.pid is not None else None
+    if task is None:
+        return process
+    return _fill_in(
+        process,
+        comm=task.comm,
+        uid=task.uid,
+        oom_score_adj=task.oom_score_adj,
+        total_vm_bytes=task.total_vm_bytes,
+        pgtables_bytes=task.pgtables_bytes,
+    )
+
+
+def _fill_in(process: Process, **facts: str | int | None) -> Process:
+    """What is not known yet of a process; what is known stays."""
+    new = {name: fact for name, fact in facts.items() if fact is not None and getattr(process, name) is None}
+    return replace(process, **new) if new else process  # type: ignore[arg-type]  # names and types are the caller's
