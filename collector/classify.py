@@ -85,7 +85,7 @@ def by_unknown_constraint(report: OomReport) -> Verdict | None:
 
 
 def by_global_oom(report: OomReport) -> Verdict | None:
-    """`global_oom` in the summary line, or `Out of memory:` on a kill line whose summary line is missing: a storm pages."""
+    """`global_oom`, or `Out of memory:` on a kill line whose summary line is missing: a storm has to page."""
     if report.global_oom:
         return _verdict(Cause.NODE, "global_oom in the summary line")
     if report.scope is Scope.GLOBAL:

@@ -72,7 +72,8 @@ class KernelRecord(Protocol):
     """
     One record of the kernel log, whatever dress it came in: see parse/kmsg.py and parse/dress.py.
 
-    `text` is the message alone. `\\xNN` escapes are undone for raw /dev/kmsg only: no other form escapes the backslash too.
+    `text` is the message alone. `\\xNN` escapes are undone for raw /dev/kmsg only: no other form escapes the backslash
+    too.
     """
 
     @property

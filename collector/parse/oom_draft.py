@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from collector.model import (
     DEFAULT_PAGE_SIZE,
@@ -28,6 +28,7 @@ CHOSEN_SETTLE_SECONDS = 10.0
 # A report without a decision: a dump of 2,000 tasks keeps a serial console busy this long.
 UNDECIDED_SECONDS = 60.0
 
+USAGE_COUNTERS = ("memory", "swap", "memory+swap", "kmem")
 _KNOWN_PAGE_SIZES = (4096, 8192, 16384, 65536)
 
 
@@ -44,45 +45,59 @@ class KillLine(DecisiveLine):
     kill: Kill
 
 
+@dataclass(slots=True)
+class Stat:
+    """memory.stat of `oom_memcg`, as the report prints it."""
+
+    memcg: str
+    values: dict[str, int]
+
+
+@dataclass(slots=True)
+class Dump:
+    """The rows of a task dump as printed. columns: as its header names them; None where that is not in the log."""
+
+    columns: tuple[str, ...] | None = None
+    rows: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+
 class Draft:
     """
     Everything is optional: a report may lack any line but the one that decides.
 
-    `last_at` is when its last record came, in seconds of the caller's clock.
+    last_at: when its last line but for rows and statistics came, in seconds of the caller's clock.
+    earlier_dump: that of the report before.
     """
 
     __slots__ = (
         "chosen",
         "chosen_line",
-        "columns",
+        "dump",
+        "earlier_dump",
         "first",
         "group_memcg",
         "has_header",
         "invoker",
         "kills",
         "last_at",
-        "rows",
-        "rows_left_out",
         "stat",
-        "stat_memcg",
         "summary",
         "summary_line",
         "totals",
         "usage",
     )
 
-    def __init__(self, first: Moment, at: float | None) -> None:
+    def __init__(self, first: Moment, at: float | None, earlier_dump: Dump | None = None) -> None:
         self.first = first
+        self.earlier_dump = earlier_dump
         self.last_at = at
         self.has_header = False
         self.invoker: Invoker | None = None
         self.usage: dict[str, Usage] = {}
-        self.stat: dict[str, int] = {}
-        self.stat_memcg: str | None = None
+        self.stat: Stat | None = None
         self.totals: dict[str, int] = {}
-        self.columns: tuple[str, ...] | None = None
-        self.rows: list[str] = []
-        self.rows_left_out = 0
+        self.dump: Dump | None = None
         self.summary_line: DecisiveLine | None = None
         self.summary: Summary | None = None
         self.chosen: Chosen | None = None
@@ -94,16 +109,28 @@ class Draft:
     def is_decided(self) -> bool:
         return bool(self.kills) or self.summary_line is not None or self.chosen is not None
 
-    def expires(self, at: float, patience: float) -> bool:
-        """Whether nothing came for so long that nothing will. patience: seconds, for a report with a summary or kill line."""
-        if self.last_at is None:
-            return False
-        if not self.kills and self.summary_line is None:
-            patience = CHOSEN_SETTLE_SECONDS if self.chosen is not None else UNDECIDED_SECONDS
-        return at - self.last_at >= patience
+    def patience(self, kill_line_seconds: float) -> float:
+        """Seconds to wait for more since the last record. kill_line_seconds: those behind a summary line."""
+        if self.kills:
+            return SETTLE_SECONDS
+        if self.summary_line is not None:
+            return kill_line_seconds
+        return CHOSEN_SETTLE_SECONDS if self.chosen is not None else UNDECIDED_SECONDS
 
     def has_row_of(self, pid: int | None) -> bool:
-        return find_row(self.rows, pid) is not None
+        return self.dump is not None and find_row(self.dump.rows, pid) is not None
+
+    def has(self, section: str) -> bool:
+        """section: a counter of `usage`, or the name of an attribute."""
+        return section in self.usage if section in USAGE_COUNTERS else getattr(self, section) is not None
+
+    def hand_over(self, section: str, other: Draft) -> None:
+        """Give a section to another report, whose it was after all."""
+        if section in USAGE_COUNTERS:
+            other.usage[section] = self.usage.pop(section)
+        else:
+            setattr(other, section, getattr(self, section))
+            setattr(self, section, None)
 
     def set_summary(self, line: DecisiveLine) -> None:
         self.summary_line = line
@@ -142,7 +169,7 @@ class Draft:
         # A child sacrificed for the chosen process may be too small, or too late, for the dump.
         if self.chosen is not None or self.group_memcg is not None or self.has_row_of(kill.process.pid):
             return True
-        return summary is not None and not self.rows
+        return summary is not None
 
     def takes_member(self, kill: Kill) -> bool:
         """Whether a kill line belongs to the group kill that this report has become, or repeats one of its lines."""
@@ -150,6 +177,11 @@ class Draft:
         if same is not None:
             return same.process.comm == kill.process.comm
         return self.group_memcg is not None and self.kills[0].kill.scope == kill.scope
+
+    def add_member(self, line: KillLine) -> None:
+        """The kernel prints a group's first victim twice."""
+        if all(known.kill.process.pid != line.kill.process.pid for known in self.kills):
+            self.kills.append(line)
 
     def build(self, *, settled: bool) -> OomReport | None:
         """
@@ -162,10 +194,12 @@ class Draft:
             return None
         kill = self.kills[0].kill if self.kills else None
         page_size, page_size_known = self._page_size(kill) if settled else (DEFAULT_PAGE_SIZE, False)
-        tasks = read_tasks(self.columns, self.rows if settled else (), page_size)
+        tasks = read_tasks(self.dump.columns, self.dump.rows, page_size) if settled and self.dump is not None else ()
         known = {task.pid: task for task in tasks}
         summary = self._read_summary_again(kill, known)
-        victim = self._victim(kill, summary)
+        victim = _complete(self._victim(kill, summary), known)
+        if settled and self.dump is None:
+            victim = self._complete_by_earlier_dump(victim)
         return OomReport(
             settled=settled,
             first_moment=self.first,
@@ -180,7 +214,7 @@ class Draft:
             task_memcg=summary.task_memcg or self._task_memcg_of_group(summary),
             task_memcg_cut=summary.task_memcg_cut,
             group_memcg=None if self.group_memcg is None else MemcgPath(self.group_memcg),
-            victim=_complete(victim, known),
+            victim=victim,
             also_killed=tuple(_complete(kill_line.kill.process, known) for kill_line in self.kills[1:]),
             invoker=self.invoker,
             memory=self._memory(),
@@ -219,11 +253,22 @@ class Draft:
             return Process(pid=summary.pid, comm=summary.comm, uid=summary.uid)
         return Process(pid=self.chosen.pid, comm=self.chosen.comm)
 
+    def _complete_by_earlier_dump(self, victim: Process) -> Process:
+        """A rate-limited kill's victim stands in the dump before it: same pid, name and size, same process."""
+        if self.earlier_dump is None or victim.total_vm_bytes is None:
+            return victim
+        row = find_row(self.earlier_dump.rows, victim.pid)
+        tasks = read_tasks(self.earlier_dump.columns, (row,) if row else (), DEFAULT_PAGE_SIZE)
+        for task in tasks:
+            if (task.comm, task.total_vm_bytes) == (victim.comm, victim.total_vm_bytes):
+                return _fill_in(victim, uid=task.uid, oom_score_adj=task.oom_score_adj)
+        return victim
+
     def _page_size(self, kill: Kill | None) -> tuple[int, bool]:
         """The victim's total_vm stands in kB on its kill line and in pages in its row."""
-        if kill is not None and kill.process.total_vm_bytes:
-            row = find_row(self.rows, kill.process.pid)
-            pages = None if row is None else total_vm_pages(self.columns, row)
+        if kill is not None and kill.process.total_vm_bytes and self.dump is not None:
+            row = find_row(self.dump.rows, kill.process.pid)
+            pages = None if row is None else total_vm_pages(self.dump.columns, row)
             size, rest = divmod(kill.process.total_vm_bytes, pages or kill.process.total_vm_bytes)
             if size in _KNOWN_PAGE_SIZES and not rest:
                 return size, True
@@ -238,8 +283,8 @@ class Draft:
         """
         if self._scope(kill) is not Scope.MEMCG:
             return None
-        if self.stat_memcg is not None and self.stat_memcg.startswith("/"):
-            return MemcgPath(self.stat_memcg)
+        if self.stat is not None and self.stat.memcg.startswith("/"):
+            return MemcgPath(self.stat.memcg)
         group = self.group_memcg
         return MemcgPath(group) if group is not None and len(group) > 1 and group.count("/") == 1 else None
 
@@ -250,7 +295,7 @@ class Draft:
 
     def _evidence(self) -> tuple[Evidence, ...]:
         held = {
-            Evidence.REPORT: bool(self.has_header or self.usage or self.stat or self.rows or self.totals),
+            Evidence.REPORT: bool(self.has_header or self.usage or self.stat or self.dump or self.totals),
             Evidence.SUMMARY_LINE: self.summary_line is not None,
             Evidence.KILL_LINE: bool(self.kills) or self.chosen is not None,
         }
@@ -271,7 +316,7 @@ class Draft:
             limit_bytes=memory.limit_bytes if memory else None,
             swap_usage_bytes=swap_usage,
             swap_limit_bytes=swap_limit,
-            stat=dict(self.stat),
+            stat=dict(self.stat.values) if self.stat is not None else {},
         )
 
     def _node_memory(self, page_size: int) -> NodeMemory | None:
@@ -290,15 +335,15 @@ class Draft:
         held = {
             "who called the OOM killer": self.has_header or self.invoker is not None,
             "memory use and limit": global_oom or "memory" in self.usage,
-            "memory statistics": global_oom or bool(self.stat),
+            "memory statistics": global_oom or (self.stat is not None and bool(self.stat.values)),
             "the node's memory": not global_oom or bool(self.totals),
-            "the task dump": bool(self.rows),
+            "the task dump": self.dump is not None and bool(self.dump.rows),
             "the summary line": self.summary is not None and self.summary.complete,
             "the kill line": bool(self.kills),
         }
         missing = [what for what, is_held in held.items() if not is_held]
-        if self.rows_left_out:
-            missing.append(f"{self.rows_left_out} rows of the task dump, over the bound")
+        if self.dump is not None and self.dump.left_out:
+            missing.append(f"{self.dump.left_out} rows of the task dump, over the bound")
         return tuple(missing)
 
     def _contradictions(self, kill: Kill | None, summary: Summary) -> tuple[str, ...]:
@@ -312,8 +357,8 @@ class Draft:
         if summary.oom_memcg is not None and summary.task_memcg is not None:
             if not is_same_or_ancestor(summary.oom_memcg, summary.task_memcg):
                 found.append("task_memcg is not below oom_memcg")
-            if self.stat_memcg is not None and self.stat_memcg != summary.oom_memcg:
-                found.append(f"the memory statistics are of another memcg: {self.stat_memcg}")
+            if self.stat is not None and self.stat.memcg != summary.oom_memcg:
+                found.append(f"the memory statistics are of another memcg: {self.stat.memcg}")
         return tuple(found)
 
 

@@ -3,9 +3,9 @@ One line of the kernel's OOM report -> what it says.
 
 Every pattern is anchored at the start of the message, and names that a workload chooses (comm, cgroup) are delimited
 from the side that it cannot reach: a comm is at most 15 bytes and stands before fixed text that is longer, or before
-numbers at the end of the line. parse/summary.py holds the two lines where two such names follow each other.
+numbers at the end of the line. parse/summary.py reads the two lines where two such names follow each other.
 
-Source of the formats: mm/oom_kill.c, mm/memcontrol.c and mm/show_mem.c (lib/show_mem.c before 6.4) of Linux 2.6.32 to 7.2.
+Source of the formats: mm/oom_kill.c, mm/memcontrol.c and mm/show_mem.c (lib/ before 6.4) of Linux 2.6.32 to 7.2.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ _STAT_V1 = re.compile(r"(\w+):(\d+)KB")
 _STAT_V2 = re.compile(r"^(\w+) (\d{1,20})$", re.MULTILINE)
 _PAGES = re.compile(r"(\d+) pages (RAM|reserved)\s*$")
 _SWAP = re.compile(r"(Total|Free) swap\s+= (\d+)kB")
-_DUMP = re.compile(r"\[\s*(\d+|pid)\s*\] ")
+_DUMP_HEADER = re.compile(r"\[\s*pid\s*\] ")
+# The fewest numbers that any layout has: uid tgid total_vm rss cpu oom_adj.
+_DUMP_ROW = re.compile(r"\[\s*\d+\s*\](?:\s+-?\d+){6,}\s")
 _GROUP = re.compile(r"Tasks in (/.*) are going to be killed due to memory\.oom\.group set")
 _CHOSEN = re.compile(_PREFIX + r"[Kk]ill process (?P<pid>\d+) \((?P<rest>.*)", re.DOTALL)
 _CHOSEN_END = re.compile(r"\) score -?\d+ or ")
@@ -260,12 +262,10 @@ def _parse_swap(text: str) -> NodeTotal | None:
 
 
 def _parse_dump_line(text: str) -> DumpHeader | DumpRow | None:
-    match = _DUMP.match(text)
-    if match is None:
-        return None
-    if match[1] != "pid":
+    if _DUMP_ROW.match(text):
         return DumpRow(text)
-    columns = tuple(text[match.end() :].split())
+    header = _DUMP_HEADER.match(text)
+    columns = () if header is None else tuple(text[header.end() :].split())
     return DumpHeader(columns) if columns[-1:] == ("name",) else None
 
 

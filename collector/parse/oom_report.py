@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from collector.model import Invoker, KernelRecord, Moment, OomReport
-from collector.parse.oom_draft import SETTLE_SECONDS, UNDECIDED_SECONDS, DecisiveLine, Draft, KillLine
+from collector.parse.oom_draft import SETTLE_SECONDS, UNDECIDED_SECONDS, DecisiveLine, Draft, Dump, KillLine, Stat
 from collector.parse.oom_lines import (
     Chosen,
     CpuLine,
@@ -84,6 +84,8 @@ class OomReportAssembler:
         if line is None and not is_continuation(text):
             return reports
         if lane is None:
+            lane = self._lane_like(key)
+        if lane is None:
             if line is None or isinstance(line, _NEVER_FIRST):
                 return reports
             lane = self._open_lane(key, reports)
@@ -112,6 +114,14 @@ class OomReportAssembler:
                 del self._lanes[key]
         return reports
 
+    def _lane_like(self, key: tuple[str | None, str | None]) -> _Lane | None:
+        """A pasted log may name its host in some lines only."""
+        host, caller = key
+        for (other_host, other_caller), lane in self._lanes.items():
+            if caller == other_caller and (host is None or other_host is None):
+                return lane
+        return None
+
     def _open_lane(self, key: tuple[str | None, str | None], reports: list[OomReport]) -> _Lane:
         if len(self._lanes) >= MAX_LANES:
             self._lanes.pop(next(iter(self._lanes))).close(reports)
@@ -119,21 +129,44 @@ class OomReportAssembler:
         return lane
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """The record of a line, when it came, and where the reports go that it finishes."""
+
+    record: KernelRecord
+    at: float | None
+    reports: list[OomReport]
+
+    @property
+    def moment(self) -> Moment:
+        record = self.record
+        return Moment(
+            sequence=record.sequence,
+            monotonic_usec=record.monotonic_usec,
+            time=record.time,
+            stamp=record.stamp,
+            host=record.host,
+            boot_id=record.boot_id,
+        )
+
+
 @dataclass(slots=True)
 class _Lane:
     """
     The reports of one printing task, or of one machine where the kernel does not print its callers.
 
-    `undecided` have no kill line yet, oldest first; `killed` has one and may still get members of its group; `told` were
-    settled without a kill line.
+    `undecided` have no kill line yet, oldest first; `killed` has one and may still get members of its group; `told`
+    were settled without a kill line. `stat` and `dump` are being printed.
     """
 
     kill_line_seconds: float
     undecided: list[Draft] = field(default_factory=list)
     killed: Draft | None = None
     told: list[Draft] = field(default_factory=list)
-    stat: Draft | None = None
-    dump: Draft | None = None
+    stat: Stat | None = None
+    dump: Dump | None = None
+    last_dump: Dump | None = None
+    last_at: float | None = None
     cpu: CpuLine | None = None
     cpu_at: float | None = None
     interleaved: bool = False
@@ -146,43 +179,73 @@ class _Lane:
     def is_idle(self) -> bool:
         return not self.is_open and not self.told and self.cpu is None
 
-    def take(self, line: OomLine, record: KernelRecord, at: float | None, reports: list[OomReport]) -> None:
+    def take_body(self, text: str, at: float | None) -> bool:
+        """
+        Take a row of the dump or a line of the statistics that is being printed: most records of a report are these.
+
+        False: the line is something else.
+        """
+        if text[:1] == "[":
+            dump = self.dump
+            if dump is None or text.endswith(" name"):
+                return False
+            if len(dump.rows) < MAX_ROWS:
+                dump.rows.append(text)
+            else:
+                dump.left_out += 1
+        else:
+            stat = self.stat
+            if stat is None:
+                return False
+            name, _, value = text.partition(" ")
+            if not (value.isdecimal() and value.isascii() and name.isidentifier()) or len(stat.values) >= MAX_STAT:
+                return False
+            stat.values.setdefault(name, int(value))
+        self.last_at = at
+        return True
+
+    def take(  # noqa: C901, PLR0912 - one case for each kind of line
+        self, line: OomLine, record: KernelRecord, at: float | None, reports: list[OomReport]
+    ) -> None:
+        """Add any other line to the report it belongs to; reports: what it finishes is appended."""
+        self.last_at = at
+        arrival = _Arrival(record, at, reports)
         match line:
             case Header():
-                draft = self._open(record, at, reports)
+                draft = self._open(arrival)
                 draft.has_header, draft.invoker = True, line.invoker
             case CpuLine():
                 self._take_cpu(line, at)
             case OomFrame():
-                self._take_frame(record, at, reports)
+                self._take_frame(arrival)
             case Usage():
-                self._owner("usage", line.counter, record, at, reports).usage[line.counter] = line
+                self._owner(line.counter, arrival).usage[line.counter] = line
             case StatBlock():
-                self._take_stat_block(line, record, at, reports)
-            case NodeTotal():
-                self._take_total(line, at)
+                self._take_stat_block(line, arrival)
             case StatLines():
                 if self.stat is not None:
-                    self.stat.stat.update(line.stat)
-                    self.stat.last_at = at
+                    self.stat.values.update(line.stat)
+            case StatEntry():
+                pass  # only in the statistics of a report are two words a statistic: see take_body()
+            case NodeTotal():
+                self._take_total(line)
             case DumpHeader():
-                self._take_dump_header(line, record, at, reports)
+                self.dump = self._owner("dump", arrival).dump = Dump(line.columns)
+                self.stat = None
             case DumpRow():
-                self._take_headless_row(line.text, record, at, reports)
+                self.dump = self._owner("dump", arrival).dump = Dump(None, [line.text])
             case SummaryStart():
-                self._take_summary(line, record, at, reports)
+                self._take_summary(line, arrival)
             case Chosen():
-                draft = self._owner("chosen", None, record, at, reports)
-                draft.chosen, draft.chosen_line = line, DecisiveLine(record.text, _moment(record))
+                draft = self._owner("chosen", arrival)
+                draft.chosen, draft.chosen_line = line, DecisiveLine(record.text, arrival.moment)
             case Kill():
-                self._take_kill(KillLine(record.text, _moment(record), line), record, at, reports)
+                self._take_kill(line, arrival)
             case GroupKill():
-                self._take_group(line, record, at, reports)
+                self._take_group(line, arrival)
             case NoKill():
                 for draft in [draft for draft in self.undecided if not draft.is_decided]:
                     self._take_out(draft)
-            case StatEntry():
-                pass  # not in the statistics of a report: somebody else's two words
 
     def continue_summary(self, text: str) -> None:
         for draft in reversed(self.undecided):
@@ -190,12 +253,14 @@ class _Lane:
                 return
 
     def expire(self, at: float, reports: list[OomReport]) -> None:
-        if self.killed is not None and self.killed.expires(at, SETTLE_SECONDS):
+        if self.killed is not None and _is_past(self.killed.last_at, at, SETTLE_SECONDS):
             self._settle_killed(reports)
-        for draft in [draft for draft in self.undecided if draft.expires(at, self.kill_line_seconds)]:
-            self._give_up(draft, reports)
-        self.told = [draft for draft in self.told if not _is_past(draft.last_at, at)]
-        if _is_past(self.cpu_at, at):
+        for draft in list(self.undecided):
+            last_at = draft.last_at if draft.is_decided else self.last_at
+            if _is_past(last_at, at, draft.patience(self.kill_line_seconds)):
+                self._give_up(draft, reports)
+        self.told = [draft for draft in self.told if not _is_past(draft.last_at, at, UNDECIDED_SECONDS)]
+        if _is_past(self.cpu_at, at, UNDECIDED_SECONDS):
             self.cpu = None
 
     def close(self, reports: list[OomReport]) -> None:
@@ -205,83 +270,46 @@ class _Lane:
 
     # Where a line belongs
 
-    def _open(self, record: KernelRecord, at: float | None, reports: list[OomReport]) -> Draft:
+    def _open(self, arrival: _Arrival) -> Draft:
         """A new report ends the one before: the kernel prints nothing of a group kill after the next report's begin."""
-        self._settle_killed(reports)
+        self._settle_killed(arrival.reports)
         if len(self.undecided) >= MAX_OPEN:
-            self._give_up(self.undecided[0], reports)
+            self._give_up(self.undecided[0], arrival.reports)
         if not self.undecided:
             self.interleaved = False
-        draft = Draft(_moment(record), at)
+        draft = Draft(arrival.moment, arrival.at, self.last_dump)
         self.undecided.append(draft)
         return draft
 
-    def _owner(
-        self, section: str, key: str | None, record: KernelRecord, at: float | None, reports: list[OomReport]
-    ) -> Draft:
-        """The oldest report in the making that has no such section yet, or a new one whose header is not in the log."""
-        for draft in self.undecided:
-            held = getattr(draft, section)
-            if not (held if key is None else key in held):
-                draft.last_at = at
-                self.interleaved = self.interleaved or draft is not self.undecided[-1]
-                return draft
-        return self._open(record, at, reports)
-
-    def take_body(self, text: str, at: float | None) -> bool:
+    def _owner(self, section: str, arrival: _Arrival) -> Draft:
         """
-        Take a row of the dump or a line of the statistics that is being printed: most records of a report are these.
+        The report that a section belongs to: the newest, or a new one whose header is not in the log.
 
-        False: the line is something else.
+        When the newest has one already and an older has none, two reports are being printed in turns: then the first
+        of the two was the older's, and from there on the older comes first.
         """
-        draft = self.dump if text[:1] == "[" else self.stat
-        if draft is None:
-            return False
-        if draft is self.stat:
-            name, _, value = text.partition(" ")
-            if not (value.isdecimal() and value.isascii() and name.isidentifier()) or len(draft.stat) >= MAX_STAT:
-                return False
-            draft.stat.setdefault(name, int(value))
-        elif text.endswith(" name"):
-            return False
-        elif len(draft.rows) < MAX_ROWS:
-            draft.rows.append(text)
-        else:
-            draft.rows_left_out += 1
-        draft.last_at = at
-        return True
+        lacking = [draft for draft in self.undecided if not draft.has(section)]
+        if not lacking:
+            return self._open(arrival)
+        newest = self.undecided[-1]
+        draft = lacking[0] if self.interleaved else newest
+        if not self.interleaved and newest is not lacking[-1]:
+            self.interleaved = True
+            newest.hand_over(section, lacking[0])
+        draft.last_at = arrival.at
+        return draft
 
-    def _take_headless_row(self, row: str, record: KernelRecord, at: float | None, reports: list[OomReport]) -> None:
-        if not self.undecided:
-            self._open(record, at, reports)
-        self.dump = self.undecided[-1]
-        self.take_body(row, at)
-
-    def _take_stat_block(
-        self, line: StatBlock, record: KernelRecord, at: float | None, reports: list[OomReport]
-    ) -> None:
-        if self.undecided and all(draft.stat_memcg is not None for draft in self.undecided):
+    def _take_stat_block(self, line: StatBlock, arrival: _Arrival) -> None:
+        if len(self.undecided) == 1 and self.undecided[0].stat is not None:
             # cgroup v1 goes on with the cgroups below oom_memcg.
             self.stat = None
             return
-        self.stat = self._owner("stat_memcg", None, record, at, reports)
-        self.stat.stat_memcg = line.memcg
-        self.stat.stat.update(line.stat)
+        self.stat = self._owner("stat", arrival).stat = Stat(line.memcg, dict(line.stat))
 
-    def _take_dump_header(
-        self, line: DumpHeader, record: KernelRecord, at: float | None, reports: list[OomReport]
-    ) -> None:
-        self.dump = self._owner("columns", None, record, at, reports)
-        self.dump.columns = line.columns
-        if self.dump is self.stat:
-            self.stat = None
-
-    def _take_total(self, total: NodeTotal, at: float | None) -> None:
-        for draft in self.undecided:
-            if total.name not in draft.totals:
-                draft.totals[total.name] = total.value
-                draft.last_at = at
-                return
+    def _take_total(self, line: NodeTotal) -> None:
+        draft = next((draft for draft in reversed(self.undecided) if line.name not in draft.totals), None)
+        if draft is not None:
+            draft.totals[line.name] = line.value
 
     def _take_cpu(self, line: CpuLine, at: float | None) -> None:
         self.cpu, self.cpu_at = line, at
@@ -291,86 +319,76 @@ class _Lane:
                 draft.invoker = replace(invoker, pid=line.pid)
                 return
 
-    def _take_frame(self, record: KernelRecord, at: float | None, reports: list[OomReport]) -> None:
-        """The OOM killer's own stack: the CPU line above it was the invoker's, even where the header is not in the log."""
-        if self.cpu is not None and not self.undecided:
-            draft = self._open(record, at, reports)
-            draft.invoker = Invoker(comm=self.cpu.comm, pid=self.cpu.pid)
+    def _take_frame(self, arrival: _Arrival) -> None:
+        """The OOM killer's own stack: the CPU line above it is the invoker's, even where the header is cut off."""
+        if self.cpu is not None and not self.is_open:
+            self._open(arrival).invoker = Invoker(comm=self.cpu.comm, pid=self.cpu.pid)
         self.cpu = None
 
-    def _take_summary(
-        self, line: SummaryStart, record: KernelRecord, at: float | None, reports: list[OomReport]
-    ) -> None:
+    def _take_summary(self, line: SummaryStart, arrival: _Arrival) -> None:
         summary = parse_summary(line.text)
         candidates = [
             draft for draft in self.undecided if draft.summary_line is None and not _is_denied(draft, summary)
         ]
         if len(candidates) > 1:
             candidates = [draft for draft in candidates if draft.has_row_of(summary.pid)] or candidates
-        if candidates:
-            # Reports follow one another unless sections of an older one were seen after a newer one's header.
-            draft = candidates[0 if self.interleaved else -1]
-        else:
-            draft = self._open(record, at, reports)
-        draft.set_summary(DecisiveLine(line.text, _moment(record)))
-        draft.last_at = at
+        draft = self._pick(candidates) or self._open(arrival)
+        draft.set_summary(DecisiveLine(line.text, arrival.moment))
+        draft.last_at = arrival.at
 
-    def _take_kill(self, line: KillLine, record: KernelRecord, at: float | None, reports: list[OomReport]) -> None:
-        draft = self._expecting(line.kill)
-        if draft is None and self.killed is not None and self.killed.takes_member(line.kill):
-            self.killed.last_at = at
-            if all(known.kill.process.pid != line.kill.process.pid for known in self.killed.kills):
-                self.killed.kills.append(line)
+    def _take_kill(self, kill: Kill, arrival: _Arrival) -> None:
+        line = KillLine(arrival.record.text, arrival.moment, kill)
+        draft = self._pick([draft for draft in self.undecided if draft.expects(kill)])
+        if draft is None and self.killed is not None and self.killed.takes_member(kill):
+            self.killed.add_member(line)
+            self.killed.last_at = arrival.at
             return
         if draft is None:
-            late = next((draft for draft in self.told if draft.expects(line.kill)), None)
+            late = next((draft for draft in self.told if draft.expects(kill)), None)
             if late is not None:
-                self._tell_again(late, line, reports)
+                self._tell_again(late, line, arrival.reports)
                 return
-            draft = self._likely(line.kill) or self._open(record, at, reports)
-        self._settle_killed(reports)
+            likely = [draft for draft in self.undecided if draft.may_have_killed(kill)]
+            draft = self._pick([draft for draft in likely if draft.chosen is not None] or likely) or self._open(arrival)
+        self._settle_killed(arrival.reports)
         self._take_out(draft)
         draft.kills.append(line)
-        draft.last_at = at
+        draft.last_at = arrival.at
         self.killed = draft
-        _append(reports, draft.build(settled=False))
+        _append(arrival.reports, draft.build(settled=False))
 
-    def _take_group(self, line: GroupKill, record: KernelRecord, at: float | None, reports: list[OomReport]) -> None:
+    def _pick(self, candidates: list[Draft]) -> Draft | None:
+        """Reports follow one another, so the newest; unless they are being printed in turns."""
+        return candidates[0 if self.interleaved else -1] if candidates else None
+
+    def _take_group(self, line: GroupKill, arrival: _Arrival) -> None:
         """The line stands between the first victim's kill line and the others'."""
         killed = self.killed
         if killed is None:
-            draft = self._owner("group_memcg", None, record, at, reports)
+            draft = self._owner("group_memcg", arrival)
         elif killed.group_memcg is None:
             draft = killed
         elif len(killed.kills) > 1:
             # What looked like one more member was the first victim of the next group kill.
             first = killed.kills.pop()
-            self._settle_killed(reports)
-            draft = self.killed = Draft(first.moment, at)
+            self._settle_killed(arrival.reports)
+            draft = self.killed = Draft(first.moment, arrival.at, self.last_dump)
             draft.kills.append(first)
         else:
-            draft = self._open(record, at, reports)
+            draft = self._open(arrival)
         draft.group_memcg = line.memcg
-        draft.last_at = at
-
-    def _expecting(self, kill: Kill) -> Draft | None:
-        return next((draft for draft in self.undecided if draft.expects(kill)), None)
-
-    def _likely(self, kill: Kill) -> Draft | None:
-        """A report that does not name its victim, and that this kill does not contradict; the last one first."""
-        open_reports = [draft for draft in reversed(self.undecided) if draft.may_have_killed(kill)]
-        return next(
-            (draft for draft in open_reports if draft.chosen is not None), open_reports[0] if open_reports else None
-        )
+        draft.last_at = arrival.at
 
     # How a report ends
 
     def _take_out(self, draft: Draft) -> None:
         self.undecided.remove(draft)
-        if self.stat is draft:
+        if self.stat is draft.stat:
             self.stat = None
-        if self.dump is draft:
+        if self.dump is draft.dump:
             self.dump = None
+        if draft.dump is not None:
+            self.last_dump = draft.dump
 
     def _settle_killed(self, reports: list[OomReport]) -> None:
         if self.killed is not None:
@@ -396,24 +414,13 @@ class _Lane:
 
 def _is_denied(draft: Draft, summary: Summary) -> bool:
     """Whether what a report holds already speaks against this summary line being its own."""
-    if summary.oom_memcg is not None and draft.stat_memcg is not None and draft.stat_memcg != summary.oom_memcg:
+    if summary.oom_memcg is not None and draft.stat is not None and draft.stat.memcg != summary.oom_memcg:
         return True
     return draft.chosen is not None and summary.pid is not None and draft.chosen.pid != summary.pid
 
 
-def _moment(record: KernelRecord) -> Moment:
-    return Moment(
-        sequence=record.sequence,
-        monotonic_usec=record.monotonic_usec,
-        time=record.time,
-        stamp=record.stamp,
-        host=record.host,
-        boot_id=record.boot_id,
-    )
-
-
-def _is_past(then: float | None, at: float) -> bool:
-    return then is not None and at - then >= UNDECIDED_SECONDS
+def _is_past(then: float | None, at: float, seconds: float) -> bool:
+    return then is not None and at - then >= seconds
 
 
 def _append(reports: list[OomReport], report: OomReport | None) -> None:
