@@ -14,8 +14,6 @@ from collector.parse.oom_draft import SETTLE_SECONDS
 from collector.parse.oom_lines import tells_of_oom_kill
 from collector.parse.oom_report import OomReportAssembler
 
-KERNEL_FACILITY = 0
-
 
 class Pipeline:
     """
@@ -55,7 +53,7 @@ class Pipeline:
         at: seconds of any steady clock, for settling; None where the log has none.
         time: the record's wall time where it is known better than the record itself knows it.
         """
-        if record.facility not in (KERNEL_FACILITY, None):
+        if record.facility:  # neither 0, the kernel's, nor None
             self.forged += tells_of_oom_kill(record.text)
             return []
         reports = self._assembler.push(record, at)

@@ -7,10 +7,9 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def human_bytes(size: int) -> str:
     """`536870912` -> `512 MiB`, `50233344` -> `47.9 MiB`: one decimal, and none where it would be 0."""
-    value, unit = float(size), _UNITS[0]
-    for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
-            break
+    value, power = float(size), 0
+    # Rounded first: what would print as 1024 is 1 of the next unit.
+    while abs(round(value, 1)) >= 1024 and power < len(_UNITS) - 1:
         value /= 1024
-    text = f"{value:.1f}".removesuffix(".0")
-    return f"{text} {unit}"
+        power += 1
+    return f"{value:.1f}".removesuffix(".0") + f" {_UNITS[power]}"

@@ -16,9 +16,9 @@ from collector.errors import ParseError
 
 _PRIORITY_DIGITS = 6
 # A priority of one digit is a level of facility 0: nearly every record.
-_KERNEL_FACILITY = {b"%d," % level: 0 for level in range(8)}
-_CALLER = b",caller="
-_HEADER = re.compile(rb"(\d{1,6}),(\d{1,20}),(\d{1,20}),([-c+])(?:,|\Z)")
+_KERNEL_FACILITY = {f"{level},": 0 for level in range(8)}
+_CALLER = ",caller="
+_HEADER = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),([-c+])(?:,|\Z)", re.ASCII)
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 
 
@@ -36,7 +36,7 @@ class KmsgRecord:
     host: str | None = None
     boot_id: str | None = None
 
-    def __init__(self, header: bytes, facility: int, caller: str | None, text: str) -> None:
+    def __init__(self, header: str, facility: int, caller: str | None, text: str) -> None:
         self._header = header
         self.facility = facility
         self.caller = caller
@@ -53,7 +53,7 @@ class KmsgRecord:
     @property
     def continuation(self) -> bool:
         match = _HEADER.match(self._header)
-        return match is not None and match[4] != b"-"
+        return match is not None and match[4] != "-"
 
     @property
     def stamp(self) -> str:
@@ -74,26 +74,26 @@ def parse_kmsg_record(raw: bytes) -> KmsgRecord:
     Raises ParseError when it does not begin with a priority and a header. The numbers behind the priority are None
     where they are damaged.
     """
-    header, separator, message = raw.partition(b";")
+    # Undecoded bytes would do for half of this, but `in` and partition() are several times faster on str.
+    header, separator, message = raw.decode("utf-8", "replace").partition(";")
     facility = _KERNEL_FACILITY.get(header[:2])
     if facility is None or not separator:
         facility = _read_facility(raw, header, separator)
-    caller = _read_caller(header) if _CALLER in header else None
-    message = message.partition(b"\n")[0]
-    if b"\\" in message:
-        message = unescape(message)
-    return KmsgRecord(header, facility, caller, message.decode("utf-8", "replace"))
+    text = message.partition("\n")[0]
+    if "\\" in text:
+        text = unescape(raw.partition(b";")[2].partition(b"\n")[0]).decode("utf-8", "replace")
+    return KmsgRecord(header, facility, _read_caller(header) if _CALLER in header else None, text)
 
 
-def _read_facility(raw: bytes, header: bytes, separator: bytes) -> int:
-    priority = header.partition(b",")[0]
-    if not separator or not priority.isdigit() or len(priority) > _PRIORITY_DIGITS:
+def _read_facility(raw: bytes, header: str, separator: str) -> int:
+    priority = header.partition(",")[0]
+    if not (separator and priority.isascii() and priority.isdigit()) or len(priority) > _PRIORITY_DIGITS:
         raise ParseError("/dev/kmsg", raw.decode("utf-8", "replace"))
     return int(priority) >> 3
 
 
-def _read_caller(header: bytes) -> str:
-    return header.partition(_CALLER)[2].partition(b",")[0].decode("ascii", "replace")
+def _read_caller(header: str) -> str:
+    return header.partition(_CALLER)[2].partition(",")[0]
 
 
 def unescape(message: bytes) -> bytes:

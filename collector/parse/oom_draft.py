@@ -132,16 +132,17 @@ class Draft:
             setattr(other, section, getattr(self, section))
             setattr(self, section, None)
 
-    def set_summary(self, line: DecisiveLine) -> None:
+    def set_summary(self, line: DecisiveLine, summary: Summary) -> None:
         self.summary_line = line
-        self.summary = parse_summary(line.text)
+        self.summary = summary
 
     def continue_summary(self, text: str) -> bool:
         """Add a piece that was split off this report's summary line; False when none is missing."""
         line = self.summary_line
         if line is None or not is_unfinished(line.text):
             return False
-        self.set_summary(DecisiveLine(line.text + text, line.moment))
+        whole = line.text + text
+        self.set_summary(DecisiveLine(whole, line.moment), parse_summary(whole))
         return True
 
     def expects(self, kill: Kill) -> bool:

@@ -21,8 +21,6 @@ COMM_LENGTH = 15
 # page_counter's maximum in kB, for 4 KiB pages; v1 of 3.x printed twice as much. What is at least this is "no limit".
 _NO_LIMIT_KIB = 9_000_000_000_000_000
 
-OOM_FRAMES = ("oom_kill_process", "out_of_memory", "dump_header")
-
 
 class Header(NamedTuple):
     """`java invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=969`: opens a report."""
@@ -153,7 +151,7 @@ _CPU = re.compile(
 )
 _USAGE = re.compile(r"(memory|memory\+swap|swap|kmem): usage (\d+)kB, limit (\d+)kB")
 _STAT_BLOCK = re.compile(r"Memory cgroup stats for (.*?):(?=\s+\w+[ :]\d|\s*$)", re.DOTALL)
-_STAT_V1 = re.compile(r"(\w+):(\d+)KB")
+_STAT_V1 = re.compile(r"\b(\w+):(\d+)KB")
 _STAT_V2 = re.compile(r"^(\w+) (\d{1,20})$", re.MULTILINE)
 _PAGES = re.compile(r"(\d+) pages (RAM|reserved)\s*$")
 _SWAP = re.compile(r"(Total|Free) swap\s+= (\d+)kB")
@@ -179,7 +177,7 @@ def parse_oom_line(text: str) -> OomLine | None:
     if first == " ":
         if " invoked oom-killer:" in text:
             return _parse_header(text)
-        return OomFrame() if any(frame in text for frame in OOM_FRAMES) else None
+        return _parse_frame(text)
     word, _, rest = text.partition(" ")
     parse = _BY_FIRST_WORD.get(word)
     if parse is not None:
@@ -190,7 +188,13 @@ def parse_oom_line(text: str) -> OomLine | None:
         return SummaryStart(text)
     if rest[:1].isdigit():
         return _parse_stat(text, word, rest)
-    return _parse_header(text) if " invoked oom-killer:" in text else _parse_pages(text)
+    if " invoked oom-killer:" in text:
+        return _parse_header(text)
+    return _parse_pages(text) if first.isdigit() else None
+
+
+def is_dump_header(text: str) -> bool:
+    return _DUMP_HEADER.match(text) is not None
 
 
 def tells_of_oom_kill(text: str) -> bool:
@@ -216,6 +220,12 @@ def _parse_header(text: str) -> Header | None:
             oom_score_adj=None if adj is None else int(adj),
         )
     )
+
+
+def _parse_frame(text: str) -> OomFrame | None:
+    if "oom_kill_process" in text or "out_of_memory" in text or "dump_header" in text:
+        return OomFrame()
+    return None
 
 
 def _parse_cpu(text: str) -> CpuLine | None:

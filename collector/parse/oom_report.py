@@ -16,6 +16,7 @@ Where the kernel prints its callers (CONFIG_PRINTK_CALLER), reports are kept apa
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from collector.model import Invoker, KernelRecord, Moment, OomReport
 from collector.parse.oom_draft import SETTLE_SECONDS, UNDECIDED_SECONDS, DecisiveLine, Draft, Dump, KillLine, Stat
@@ -36,6 +37,7 @@ from collector.parse.oom_lines import (
     StatLines,
     SummaryStart,
     Usage,
+    is_dump_header,
     parse_oom_line,
 )
 from collector.parse.summary import Summary, is_continuation, parse_summary
@@ -129,8 +131,7 @@ class OomReportAssembler:
         return lane
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """The record of a line, when it came, and where the reports go that it finishes."""
 
     record: KernelRecord
@@ -187,7 +188,8 @@ class _Lane:
         """
         if text[:1] == "[":
             dump = self.dump
-            if dump is None or text.endswith(" name"):
+            # The next dump's header ends so, and the row of a task that is called "name".
+            if dump is None or (text.endswith(" name") and is_dump_header(text)):
                 return False
             if len(dump.rows) < MAX_ROWS:
                 dump.rows.append(text)
@@ -333,7 +335,7 @@ class _Lane:
         if len(candidates) > 1:
             candidates = [draft for draft in candidates if draft.has_row_of(summary.pid)] or candidates
         draft = self._pick(candidates) or self._open(arrival)
-        draft.set_summary(DecisiveLine(line.text, arrival.moment))
+        draft.set_summary(DecisiveLine(line.text, arrival.moment), summary)
         draft.last_at = arrival.at
 
     def _take_kill(self, kill: Kill, arrival: _Arrival) -> None:

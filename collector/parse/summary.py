@@ -41,8 +41,12 @@ _TAIL = re.compile(r",pid=(\d+),uid=(\d+)\s*\Z")
 _CUT_TAIL = re.compile(r",task=(.{1,60}?),pid=(\d+),")
 # ",t", ",ta" ... ",task=ba": the path before it is whole. One character more is what a serial terminal leaves behind.
 _CUT_TASK = re.compile(r",t(?:a(?:s(?:k(?:=[^,]{0,60})?)?)?)?[^,/]?\s*\Z")
-_CONTINUATIONS = tuple(
-    f",{name}" for name in ("nodemask=", "cpuset=", "mems_allowed=", "oom_memcg=", "global_oom", "task_memcg=", "task=")
+_CONTINUATIONS = (
+    *(
+        f",{name}"
+        for name in ("nodemask=", "cpuset=", "mems_allowed=", "oom_memcg=", "global_oom", "task_memcg=", "task=")
+    ),
+    _LIMIT_OF,
 )
 
 
@@ -74,7 +78,7 @@ class Summary:
 
 def is_continuation(text: str) -> bool:
     """Whether this is a piece that another CPU's record split off a summary line (pr_cont)."""
-    return text.startswith((*_CONTINUATIONS, " killed as a result of limit of "))
+    return text.startswith(_CONTINUATIONS)
 
 
 def is_unfinished(text: str) -> bool:
@@ -197,4 +201,9 @@ def _parse_task_in(text: str) -> Summary:
 
 
 def _find_all(text: str, piece: str) -> list[int]:
-    return [match.start() for match in re.finditer(re.escape(piece), text)]
+    found = []
+    at = text.find(piece)
+    while at >= 0:
+        found.append(at)
+        at = text.find(piece, at + len(piece))
+    return found
