@@ -1,0 +1,190 @@
+"""What this machine and these privileges allow, with the fix for each "no"."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collector.errors import CollectorError
+from collector.sources.kernel_log import kernel_logs
+from collector.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KERNEL_LOG_ROW = "kernel log"
+
+# include/linux/proc_ns.h: PROC_PID_INIT_INO.
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+
+# include/uapi/linux/connector.h, cn_proc.h.
+_NETLINK_CONNECTOR = 11
+_CN_IDX_PROC = 1
+_CN_VAL_PROC = 1
+_PROC_CN_MCAST_LISTEN = 1
+_PROC_CN_MCAST_IGNORE = 2
+
+_NO_API = "the agent then names pods by uid only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One thing that the agent can use. `fix` is there where `works` is False and something can be done."""
+
+    what: str
+    works: bool
+    reason: str
+    fix: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def check_machine(
+    *,
+    kernel_log: str,
+    kmsg_path: Path,
+    cgroup_root: Path,
+    proc_root: Path,
+    state_dir: Path,
+    environ: Mapping[str, str],
+) -> tuple[Row, ...]:
+    return (
+        *_kernel_logs(kernel_log, kmsg_path, proc_root),
+        _cgroup_version(cgroup_root),
+        _inotify(),
+        _pid_namespace(proc_root),
+        _proc_connector(),
+        _api_server(environ),
+        _state_dir(state_dir),
+    )
+
+
+def kernel_log_works(rows: Sequence[Row]) -> bool:
+    return any(row.works for row in rows if row.what.startswith(KERNEL_LOG_ROW))
+
+
+def render(rows: Sequence[Row]) -> str:
+    width = max(len(row.what) for row in rows)
+    lines = []
+    for row in rows:
+        lines.append(printable(f"{row.what:<{width}}  {'yes' if row.works else 'no':<3}  {row.reason}"))
+        if row.fix is not None:
+            lines.append(printable(f"{'':<{width}}       fix: {row.fix}"))
+    return "\n".join(lines)
+
+
+def _kernel_logs(kernel_log: str, kmsg_path: Path, proc_root: Path) -> list[Row]:
+    try:
+        boot_id = (proc_root / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError as error:
+        fix = "mount the host's /proc and name it with --proc-root"
+        return [Row(what=KERNEL_LOG_ROW, works=False, reason=f"boot id: {error.strerror}", fix=fix)]
+    fixes = {
+        "kmsg": "privileged container with /dev/kmsg mounted; on a host: root, or CAP_SYSLOG and read access",
+        "syslog": "capability SYSLOG (containers: securityContext.capabilities.add)",
+        "journald": "pip install 'oom-collector[journald]'; mount /var/log/journal and /run/log/journal read-only",
+        "file": "make the file readable",
+    }
+    rows = []
+    for log in kernel_logs(kernel_log, boot_id=boot_id, kmsg_path=kmsg_path):
+        what = f"{KERNEL_LOG_ROW} {log.name}"
+        try:
+            log.probe()
+        except CollectorError as error:
+            rows.append(Row(what=what, works=False, reason=str(error), fix=fixes[log.name]))
+        else:
+            rows.append(Row(what=what, works=True, reason="readable"))
+    return rows
+
+
+def _cgroup_version(root: Path) -> Row:
+    if (root / "cgroup.controllers").exists():
+        return Row(what="cgroup v2", works=True, reason=f"at {root}")
+    if (root / "memory").is_dir():
+        reason = f"{root} is cgroup v1: kills are told from the kernel log alone"
+    else:
+        reason = f"no cgroups at {root}"
+    return Row(what="cgroup v2", works=False, reason=reason, fix="boot with cgroup v2; --cgroup-root names its mount")
+
+
+def _inotify() -> Row:
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_CLOEXEC)
+    if fd < 0:
+        reason = os.strerror(ctypes.get_errno())
+        fix = "raise sysctl fs.inotify.max_user_instances"
+        return Row(what="inotify", works=False, reason=reason, fix=fix)
+    os.close(fd)
+    return Row(what="inotify", works=True, reason="an instance could be made")
+
+
+def _pid_namespace(proc_root: Path) -> Row:
+    what = "host's process ids"
+    try:
+        inode = (proc_root / "self/ns/pid").stat().st_ino
+    except OSError as error:
+        return Row(what=what, works=False, reason=f"pid namespace: {error.strerror}", fix="mount /proc")
+    if inode == _INITIAL_PID_NAMESPACE:
+        return Row(what=what, works=True, reason="in the initial pid namespace")
+    reason = "in a pid namespace of its own: a victim's pid cannot be looked up"
+    return Row(what=what, works=False, reason=reason, fix="hostPID: true")
+
+
+def _proc_connector() -> Row:
+    what = "proc connector"
+    try:
+        answered = _ask_proc_connector()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fix = "hostNetwork: true, and capability NET_ADMIN up to Linux 6.5"
+        return Row(what=what, works=False, reason=reason, fix=fix)
+    if not answered:
+        return Row(what=what, works=False, reason="no answer from the kernel", fix="hostNetwork: true, hostPID: true")
+    return Row(what=what, works=True, reason="the kernel acknowledged")
+
+
+def _ask_proc_connector() -> bool:
+    """Subscribe, wait for the acknowledgement, unsubscribe."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR) as connector:
+        connector.bind((0, _CN_IDX_PROC))
+        connector.send(_connector_message(_PROC_CN_MCAST_LISTEN))
+        readable, _, _ = select.select([connector], [], [], 0.5)
+        connector.send(_connector_message(_PROC_CN_MCAST_IGNORE))
+    return bool(readable)
+
+
+def _connector_message(operation: int) -> bytes:
+    """A nlmsghdr (length, NLMSG_DONE, flags, sequence, port id), a cn_msg (idx, val, seq, ack, len, flags), a word."""
+    payload = struct.pack("=I", operation)
+    message = struct.pack("=IIIIHH", _CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(payload), 0) + payload
+    return struct.pack("=IHHII", 16 + len(message), 3, 0, 0, os.getpid()) + message
+
+
+def _api_server(environ: Mapping[str, str]) -> Row:
+    what = "Kubernetes API"
+    host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        return Row(what=what, works=False, reason=f"not in a pod; {_NO_API}", fix="run it as a DaemonSet (deploy/)")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except (OSError, ValueError) as error:
+        reason = f"{host}:{port}: {error}; {_NO_API}"
+        return Row(what=what, works=False, reason=reason, fix="allow egress to the API server")
+    return Row(what=what, works=True, reason=f"{host}:{port} can be reached")
+
+
+def _state_dir(directory: Path) -> Row:
+    what = "state directory"
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        note = "" if existing == directory else ", will be made"
+        return Row(what=what, works=True, reason=f"{directory} is writable{note}")
+    reason = f"{directory} cannot be written: a restart forgets counters and journal"
+    return Row(what=what, works=False, reason=reason, fix="--state-dir with a writable directory (hostPath)")

@@ -1,0 +1,176 @@
+"""The commands. Each imports what it needs when it runs: `analyze` on a laptop has no use for an HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, cast
+
+from collector import __version__
+from collector.config import (
+    CGROUP_ROOT,
+    KERNEL_LOG,
+    KMSG_PATH,
+    PROC_ROOT,
+    SETTINGS,
+    STATE_DIR,
+    Setting,
+    read_config,
+    read_setting,
+)
+from collector.errors import CollectorError, ConfigError
+from collector.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_RUN_TEXT = """\
+Read this machine's kernel log, tell each OOM kill as one JSON line on standard output, and count it in /metrics.
+Works without a cluster and without root: what cannot be read is said on standard error, and in /readyz.
+Each option is also an environment variable; the option wins."""
+
+_ANALYZE_TEXT = """\
+Tell who was OOM-killed in kernel logs, in which pod and container, whose limit was hit and why. Reads the output of
+dmesg and journalctl, /dev/kmsg records, syslog files and what was pasted from a ticket; .gz and .xz too. No cluster,
+no root."""
+
+_ANALYZE_EXAMPLES = """\
+examples:
+  dmesg | oom-collector analyze
+  journalctl -k -o json | oom-collector analyze --output json
+  oom-collector analyze /var/log/messages* --timezone Europe/Berlin --year 2026"""
+
+_KILLS_TEXT = "List the OOM kills in the agent's journal, the newest first. Works beside a running agent."
+_CHECK_TEXT = "Show what the agent can see on this machine with these privileges, and what to do about each 'no'."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 1 where the command could not do its work, 2 for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"oom-collector: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except CollectorError as error:
+        print(f"oom-collector: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = read_config(vars(options), os.environ)
+    import asyncio
+
+    from collector.agent import configure_logging, run_agent
+
+    configure_logging(config.log_level)
+    asyncio.run(run_agent(config, stdout=sys.stdout.fileno()))
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from collector.analyze import run_analyze
+
+    return run_analyze(options.files, output=options.output, timezone=options.timezone, year=options.year)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from collector.check import check_machine, kernel_log_works, render
+
+    flags = vars(options)
+    rows = check_machine(
+        kmsg_path=cast("Path", read_setting(KMSG_PATH, flags, os.environ)),
+        cgroup_root=cast("Path", read_setting(CGROUP_ROOT, flags, os.environ)),
+        proc_root=cast("Path", read_setting(PROC_ROOT, flags, os.environ)),
+        state_dir=cast("Path", read_setting(STATE_DIR, flags, os.environ)),
+        kernel_log=cast("str", read_setting(KERNEL_LOG, flags, os.environ)),
+        environ=os.environ,
+    )
+    if options.output == "json":
+        print(json.dumps([row.as_dict() for row in rows], indent=2))
+    else:
+        print(render(rows))
+    return 0 if kernel_log_works(rows) else 1
+
+
+def _kills(options: argparse.Namespace) -> int:
+    from collector.kills import table
+    from collector.store import read_documents
+
+    documents = read_documents(cast("Path", read_setting(STATE_DIR, vars(options), os.environ)))
+    for line in documents if options.output == "json" else table(documents):
+        print(line)
+    sys.stdout.flush()
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"oom-collector {__version__}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oom-collector", description="Who was OOM-killed on this node, whose limit was hit, and why."
+    )
+    parser.add_argument("--version", action="version", version=f"oom-collector {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", "the node agent", _RUN_TEXT)
+    _add_settings(run, SETTINGS)
+    run.set_defaults(command=_run)
+
+    analyze = _command(commands, "analyze", "explain the OOM kills in a kernel log", _ANALYZE_TEXT, _ANALYZE_EXAMPLES)
+    analyze.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    analyze.add_argument("--timezone", metavar="TZ", help="of stamps that carry none, as Europe/Berlin or +02:00")
+    analyze.add_argument("--year", metavar="N", type=_year, help="of stamps that carry none")
+    analyze.add_argument("files", metavar="FILE", nargs="*", help="a log; - is standard input, and so is none at all")
+    analyze.set_defaults(command=_analyze)
+
+    check = _command(commands, "check", "what this machine and these privileges allow", _CHECK_TEXT)
+    check.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    _add_settings(check, (KERNEL_LOG, KMSG_PATH, CGROUP_ROOT, PROC_ROOT, STATE_DIR))
+    check.set_defaults(command=_check)
+
+    kills = _command(commands, "kills", "list the agent's journal", _KILLS_TEXT)
+    kills.add_argument("--output", choices=("text", "json"), default="text", help="default: text; json: the documents")
+    _add_settings(kills, (STATE_DIR,))
+    kills.set_defaults(command=_kills)
+
+    version = _command(commands, "version", "print the version", "Print the version.")
+    version.set_defaults(command=_version)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, short: str, text: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=short,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
+    for setting in settings:
+        default = f"; default {setting.default}" if setting.default else ""
+        parser.add_argument(setting.flag, metavar=setting.metavar, help=f"{setting.help} ({setting.variable}{default})")
+
+
+def _year(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1970 <= int(text) <= 9999):
+        raise argparse.ArgumentTypeError(f"{text!r} is no year")
+    return int(text)

@@ -1,0 +1,357 @@
+"""
+The journal of incidents, the counters, and where reading goes on: one SQLite database.
+
+Exactly once rests on two things: an incident's id is the same whenever its records are read again, and the journal row,
+the counters and the cursor of a batch change in one transaction. docs/decisions/0004-state-and-exactly-once.md.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from collector.errors import CollectorError
+from collector.model import AttributionMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from collector.model import Incident
+
+SCHEMA_VERSION = 1
+
+# (name, label value): the counters are few and closed sets, so the whole of them is kept in memory too.
+CounterKey = tuple[str, str]
+
+KILLS = "kills"
+PROCESSES = "processes"
+UNATTRIBUTED = "unattributed"
+FORGED = "forged"
+MALFORMED = "malformed"
+LOST = "lost"
+DELIVERIES = "deliveries"
+
+NO_CGROUP = "no_cgroup"
+"""UNATTRIBUTED: the kernel printed no cgroup of the victim (rate-limited, or before 5.0)."""
+
+_SCHEMA = """
+CREATE TABLE incidents (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they were first told
+    id TEXT NOT NULL UNIQUE,
+    boot_id TEXT,
+    journalled_at REAL NOT NULL,
+    cause TEXT NOT NULL,                    -- under which it was counted
+    counted_processes INTEGER,              -- NULL: old when the agent first came to this node, never counted
+    evidence INTEGER NOT NULL,              -- how many witnesses the document rests on
+    settled INTEGER NOT NULL,
+    printed INTEGER NOT NULL,
+    document TEXT                           -- NULL: retention took it, the id stays for as long as the boot
+);
+CREATE INDEX unprinted ON incidents (seq) WHERE printed = 0;
+CREATE TABLE counters (name TEXT, label TEXT, value INTEGER NOT NULL, PRIMARY KEY (name, label)) WITHOUT ROWID;
+CREATE TABLE cursor (source TEXT PRIMARY KEY, boot_id TEXT, position TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+DOCUMENTS = "SELECT document FROM incidents WHERE document IS NOT NULL ORDER BY seq DESC"
+_INSERT = (
+    "INSERT INTO incidents (id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+# Troubles of the disk or of our rights, which say nothing against the content of the file.
+_NOT_THE_FILES_FAULT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much of the journal is kept. The ids of the current boot are kept anyway: its log can be read again."""
+
+    count: int = 1000
+    age: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A source's cursor, as sources.base.Cursor has it."""
+
+    source: str
+    boot_id: str | None
+    position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """`counts` False: journalled only. `document`: one line of JSON. `live`: killed while this process was reading."""
+
+    incident: Incident
+    document: str
+    counts: bool = True
+    live: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """
+    What changes together.
+
+    `added`: counters that no incident moves. `printed`: ids that stdout took. `read_all`: see Journal.apply().
+    """
+
+    at: datetime
+    entries: Sequence[Entry] = ()
+    added: Mapping[CounterKey, int] = field(default_factory=dict)
+    printed: Sequence[str] = ()
+    position: Position | None = None
+    read_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a batch did to the counters: those of kills that happened while nobody read stand apart."""
+
+    counted: tuple[str, ...]
+    late: Mapping[CounterKey, int]
+
+
+class UnusableError(CollectorError):
+    """This file holds no state that this version can read."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class Journal:
+    """One SQLite database. Its methods raise sqlite3.Error and have then changed nothing."""
+
+    def __init__(self, connection: sqlite3.Connection, *, at: datetime, boot_id: str | None) -> None:
+        """Raises UnusableError, or sqlite3.Error where the disk or our rights are the cause."""
+        self._db = connection
+        self._boot_id = boot_id
+        self._opened_at = at
+        try:
+            self._prepare(at)
+            self.counters: Counter[CounterKey] = Counter(
+                {(name, label): value for name, label, value in self._db.execute("SELECT * FROM counters")}
+            )
+            meta = dict(self._db.execute("SELECT key, value FROM meta"))
+            self.first_start = datetime.fromisoformat(meta["first_start"])
+            self.read_all: bool = meta["read_all"] == "1"
+        except sqlite3.Error as error:
+            if _primary_code(error) in _NOT_THE_FILES_FAULT:
+                raise
+            raise UnusableError("damaged", str(error)) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnusableError("damaged", f"unexpected content: {error!r}") from error
+
+    def _prepare(self, at: datetime) -> None:
+        db = self._db
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise UnusableError("newer", f"has schema version {version}, this program knows {SCHEMA_VERSION}")
+        damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise UnusableError("damaged", " ".join(damage.split()))
+        db.execute("PRAGMA journal_mode = WAL")
+        # NORMAL: a commit is a write without fsync. A killed process loses nothing, the kernel has its pages; losing
+        # power may take the last commits, never consistency. FULL would let the event loop wait for a disk that
+        # thrashes in an OOM.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA cache_size = -512")
+        if version == 0:
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute("INSERT INTO meta VALUES ('first_start', ?), ('read_all', '0')", (_iso(at),))
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # A full disk makes SQLite roll back by itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def position(self) -> Position | None:
+        row = self._db.execute("SELECT source, boot_id, position FROM cursor").fetchone()
+        return None if row is None else Position(source=row[0], boot_id=row[1], position=row[2])
+
+    def apply(self, batch: Batch) -> Applied:
+        """
+        Write a batch, whole or not at all.
+
+        `read_all`: what the log held at the start was read, and no report is open. From now on a kill is news; and what
+        a former process saw only the beginning of will not get any better.
+        """
+        moved = Counter(batch.added)
+        late: Counter[CounterKey] = Counter()
+        counted: list[str] = []
+        with self._transaction():
+            for entry in batch.entries:
+                deltas = self._take(entry, batch.at, counted)
+                moved.update(deltas)
+                if not entry.live:
+                    late.update(deltas)
+            self._add(moved)
+            self._db.executemany("UPDATE incidents SET printed = 1 WHERE id = ?", [(known,) for known in batch.printed])
+            if batch.position is not None:
+                self._set_position(batch.position)
+            if batch.read_all:
+                self._db.execute("UPDATE meta SET value = '1' WHERE key = 'read_all'")
+                self._db.execute(
+                    "UPDATE incidents SET settled = 1 WHERE settled = 0 AND journalled_at < ?",
+                    (self._opened_at.timestamp(),),
+                )
+        self.counters.update(moved)
+        self.read_all = self.read_all or batch.read_all
+        return Applied(counted=tuple(counted), late=late)
+
+    def _take(self, entry: Entry, at: datetime, counted: list[str]) -> dict[CounterKey, int]:
+        """What the counters gain."""
+        incident = entry.incident
+        row = self._db.execute(
+            "SELECT cause, counted_processes, evidence, settled FROM incidents WHERE id = ?", (incident.id,)
+        ).fetchone()
+        if row is None:
+            self._insert(entry, at)
+            if not entry.counts:
+                return {}
+            counted.append(incident.id)
+            return _first_count(incident)
+        cause, processes, evidence, settled = row
+        # Read again, a report may have lost its head to the ring, and must not replace what was seen whole.
+        if not settled or len(incident.verdict.evidence) > evidence:
+            self._db.execute(
+                "UPDATE incidents SET document = ?, evidence = ?, settled = ?,"
+                " printed = CASE WHEN counted_processes IS NULL THEN 1 ELSE 0 END WHERE id = ?",
+                (entry.document, len(incident.verdict.evidence), incident.settled or settled, incident.id),
+            )
+        if processes is None or incident.process_count <= processes:
+            return {}
+        self._db.execute(
+            "UPDATE incidents SET counted_processes = ? WHERE id = ?", (incident.process_count, incident.id)
+        )
+        return {(PROCESSES, cause): incident.process_count - processes}
+
+    def _insert(self, entry: Entry, at: datetime) -> None:
+        incident = entry.incident
+        self._db.execute(
+            _INSERT,
+            (
+                incident.id,
+                incident.boot_id,
+                at.timestamp(),
+                str(incident.verdict.cause),
+                incident.process_count if entry.counts else None,
+                len(incident.verdict.evidence),
+                incident.settled,
+                not entry.counts,
+                entry.document,
+            ),
+        )
+
+    def _add(self, moved: Mapping[CounterKey, int]) -> None:
+        self._db.executemany(
+            "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            [(*key, value) for key, value in moved.items()],
+        )
+
+    def _set_position(self, position: Position) -> None:
+        self._db.execute("DELETE FROM cursor")
+        self._db.execute("INSERT INTO cursor VALUES (?, ?, ?)", (position.source, position.boot_id, position.position))
+
+    def unprinted(self, limit: int) -> list[tuple[str, str]]:
+        """Id and document of incidents that are settled and that nobody was told of, oldest first."""
+        return self._db.execute(
+            "SELECT id, document FROM incidents WHERE printed = 0 AND settled = 1 AND document IS NOT NULL"
+            " ORDER BY seq LIMIT ?",
+            (limit,),
+        ).fetchall()
+
+    def prune(self, retention: Retention, at: datetime) -> None:
+        past = "printed = 1 AND (seq <= (SELECT max(seq) FROM incidents) - ? OR journalled_at < ?)"
+        limits = (retention.count, (at - retention.age).timestamp())
+        with self._transaction():
+            self._db.execute(f"DELETE FROM incidents WHERE {past} AND boot_id IS NOT ?", (*limits, self._boot_id))
+            self._db.execute(f"UPDATE incidents SET document = NULL WHERE document IS NOT NULL AND {past}", limits)
+
+    def copy_to(self, other: Journal, *, documents: bool) -> None:
+        """
+        Hand over all that a successor has to know. The counters are set, not added.
+
+        documents False: of incidents that were printed only the id is taken along.
+        """
+        rows = self._db.execute(
+            "SELECT id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed,"
+            " CASE WHEN ? OR printed = 0 THEN document END FROM incidents ORDER BY seq",
+            (documents,),
+        )
+        position = self.position()
+        with other._transaction():
+            other._db.executemany(
+                f"{_INSERT} ON CONFLICT (id) DO UPDATE SET"
+                " counted_processes = coalesce(excluded.counted_processes, counted_processes),"
+                " evidence = max(evidence, excluded.evidence), settled = max(settled, excluded.settled),"
+                " printed = max(printed, excluded.printed), document = coalesce(excluded.document, document)",
+                rows,
+            )
+            if position is not None:
+                other._set_position(position)
+            other._set_counters(self)
+        other._opened_at = self._opened_at
+
+    def take_counters(self, former: Journal) -> None:
+        """Go on from the counters of a journal that cannot be read any more."""
+        with self._transaction():
+            self._set_counters(former)
+        self._opened_at = former._opened_at
+
+    def _set_counters(self, former: Journal) -> None:
+        self._db.execute("DELETE FROM counters")
+        self._add(former.counters)
+        first_start = min(self.first_start, former.first_start)
+        read_all = self.read_all or former.read_all
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'first_start'", (_iso(first_start),))
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'read_all'", (str(int(read_all)),))
+        self.counters, self.first_start, self.read_all = Counter(former.counters), first_start, read_all
+
+
+def _first_count(incident: Incident) -> dict[CounterKey, int]:
+    cause = str(incident.verdict.cause)
+    deltas = {(KILLS, cause): 1, (PROCESSES, cause): incident.process_count}
+    if incident.attribution.method is AttributionMethod.NONE:
+        deltas[UNATTRIBUTED, NO_CGROUP] = 1
+    return deltas
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    code = getattr(error, "sqlite_errorcode", None)
+    return sqlite3.SQLITE_ERROR if code is None else int(code) & 0xFF
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

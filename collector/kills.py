@@ -1,0 +1,29 @@
+"""The journal as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from collector.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_NOT_KNOWN = "-"
+
+
+def table(documents: Iterable[str]) -> Iterator[str]:
+    """Lines: a head, then one incident per line, in the order given."""
+    head = f"{'TIME':<20}  {'CAUSE':<16}  SUMMARY"
+    empty = True
+    for document in documents:
+        if empty:
+            yield head
+            empty = False
+        incident = json.loads(document)
+        time = incident["time"]
+        moment = _NOT_KNOWN if time is None else f"{time[:19]}Z"
+        yield printable(f"{moment:<20}  {incident['cause']:<16}  {incident['summary']}")
+    if empty:
+        yield "no OOM kill in the journal"

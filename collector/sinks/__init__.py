@@ -1,0 +1,1 @@
+"""Edges that tell: metrics, the JSON line, Events."""

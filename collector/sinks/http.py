@@ -1,0 +1,73 @@
+"""What the agent serves: /metrics, /healthz (the loop runs), /readyz (a source delivers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from collector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collector.sinks.metrics import Metrics
+
+_INDEX = """oom-collector {version}
+/metrics  Prometheus and OpenMetrics
+/healthz  200 while the agent runs
+/readyz   200 while a kernel log is read, else 503 with the reason
+"""
+
+
+class Server:
+    """
+    not_ready: why no source delivers; None: one does.
+
+    Raises ConfigError from start() when the address cannot be bound.
+    """
+
+    def __init__(self, metrics: Metrics, *, version: str, not_ready: Callable[[], str | None]) -> None:
+        self._metrics = metrics
+        self._version = version
+        self._not_ready = not_ready
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """The address that is served; it differs from the given one where that has port 0."""
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, host, port, reuse_address=True)
+            await site.start()
+        except (OSError, UnicodeError) as error:
+            await self._runner.cleanup()
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise ConfigError(f"--listen {host}:{port} (OOM_COLLECTOR_LISTEN): {reason}") from error
+        address = self._runner.addresses[0]
+        return address[0], address[1]
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.Response(text=_INDEX.format(version=self._version))
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        body, headers = self._metrics.render(
+            accept=",".join(request.headers.getall("Accept", ())),
+            accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
+        )
+        return web.Response(body=body, headers=headers)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        reason = self._not_ready()
+        if reason is None:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text=f"{reason}\n")

@@ -1,0 +1,193 @@
+"""The node-level metric families: what the journal has committed, and what the agent knows of itself."""
+
+from __future__ import annotations
+
+import gzip
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from collector import journal
+from collector.model import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from collector.journal import CounterKey
+
+STDOUT = "stdout"
+DELIVERED = "delivered"
+FAILED = "failed"
+
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """
+    Renders /metrics.
+
+    Every scrape reads the counters as of the last commit, so that two scrapers agree and a burst is never half seen.
+    counters: returns them. sources: the kernel logs that may be read. now: seconds of a steady clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        sources: Sequence[str],
+        counters: Callable[[], Mapping[CounterKey, int]],
+        hold_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._version = version
+        self._sources = tuple(sources)
+        self._counters = counters
+        self._now = now
+        self._hold_until = now() + hold_seconds
+        self._held: dict[CounterKey, int] = {}
+        self._latencies = [0] * (len(_LATENCY_BUCKETS) + 1)
+        self._latency_sum = 0.0
+        self.source_up: Mapping[str, bool] = dict.fromkeys(sources, False)
+        self.state_persistent = True
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Families(self))
+
+    def add_process_metrics(self) -> None:
+        """CPU, memory and descriptors of this process, under prometheus-client's own names."""
+        ProcessCollector(registry=self._registry)
+
+    def hold(self, late: Mapping[CounterKey, int]) -> None:
+        """Show the counters without these until the hold is over, so that increase() sees the kills of a downtime."""
+        if self._now() < self._hold_until:
+            for key, value in late.items():
+                self._held[key] = self._held.get(key, 0) + value
+
+    def observe_kill(self, seconds: float) -> None:
+        """From a kill record's arrival to its commit."""
+        self._latencies[bisect_left(_LATENCY_BUCKETS, seconds)] += 1
+        self._latency_sum += seconds
+
+    def render(self, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+        """Body and headers, in the best form that the client takes."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:
+            # prometheus-client 0.26 compares a version that is no number with one that is.
+            encode, content_type = choose_encoder("")
+        body = encode(self._registry)
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if _takes_gzip(accept_encoding):
+            # Level 1: level 9 takes five times its CPU for a sixth less.
+            body = gzip.compress(body, 1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return body, headers
+
+    def collect(self) -> Iterator[Metric]:
+        shown = self._shown()
+        causes = tuple(str(cause) for cause in Cause)
+        yield _counter(
+            "oom_kills",
+            "Decisions of the kernel's OOM killer on this node, from its log; a group kill is one.",
+            "cause",
+            {cause: shown(journal.KILLS, cause) for cause in causes},
+        )
+        yield _counter(
+            "oom_killed_processes",
+            "Processes that the kernel's OOM killer killed, members of group kills included, from its log.",
+            "cause",
+            {cause: shown(journal.PROCESSES, cause) for cause in causes},
+        )
+        yield _counter(
+            "oom_collector_unattributed_kills",
+            "Kills whose victim's cgroup the kernel log does not tell.",
+            "reason",
+            {journal.NO_CGROUP: shown(journal.UNATTRIBUTED, journal.NO_CGROUP)},
+        )
+        up = GaugeMetricFamily(
+            "oom_collector_source_up", "1: this kernel log is read and was read to its end.", labels=("source",)
+        )
+        for source, is_up in self.source_up.items():
+            up.add_metric((source,), float(is_up))
+        yield up
+        yield _counter(
+            "oom_collector_records_lost",
+            "Kernel records that were overwritten before they were read; a gap of unknown size counts as 1.",
+            "source",
+            {source: shown(journal.LOST, source) for source in self._sources},
+        )
+        yield _plain_counter(
+            "oom_collector_malformed_records",
+            "Records of the kernel log that could not be read.",
+            shown(journal.MALFORMED, ""),
+        )
+        yield _plain_counter(
+            "oom_collector_forged_records",
+            "Records with the words of an OOM kill that user space wrote into the kernel log; they are not believed.",
+            shown(journal.FORGED, ""),
+        )
+        deliveries = CounterMetricFamily(
+            "oom_collector_sink_deliveries", "Incidents handed to a sink.", labels=("sink", "outcome")
+        )
+        for outcome in (DELIVERED, FAILED):
+            deliveries.add_metric((STDOUT, outcome), shown(journal.DELIVERIES, f"{STDOUT} {outcome}"))
+        yield deliveries
+        yield HistogramMetricFamily(
+            "oom_collector_kill_to_metric_seconds",
+            "From the arrival of a kill's record to its place in the counters; live kills only.",
+            buckets=self._buckets(),
+            sum_value=self._latency_sum,
+        )
+        yield GaugeMetricFamily(
+            "oom_collector_state_persistent",
+            "1: incidents and counters are on disk; 0: in memory, a restart forgets them.",
+            value=float(self.state_persistent),
+        )
+        yield InfoMetricFamily("oom_collector_build", "The version of the agent.", value={"version": self._version})
+
+    def _shown(self) -> Callable[[str, str], int]:
+        if self._held and self._now() >= self._hold_until:
+            self._held.clear()
+        counters, held = self._counters(), self._held
+
+        def value(name: str, label: str) -> int:
+            return counters.get((name, label), 0) - held.get((name, label), 0)
+
+        return value
+
+    def _buckets(self) -> list[tuple[str, float]]:
+        limits = [*(str(limit) for limit in _LATENCY_BUCKETS), "+Inf"]
+        return list(zip(limits, map(float, accumulate(self._latencies)), strict=True))
+
+
+class _Families(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        return self._metrics.collect()
+
+
+def _counter(name: str, help_text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_text, labels=(label,))
+    for value, count in values.items():
+        family.add_metric((value,), count)
+    return family
+
+
+def _plain_counter(name: str, help_text: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(name, help_text, value=value)
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for part in accept_encoding.split(","):
+        coding, *parameters = (word.strip().lower() for word in part.split(";"))
+        if coding in ("gzip", "*"):
+            return not any(word.replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000") for word in parameters)
+    return False

@@ -1,0 +1,1 @@
+"""Edges that read: the kernel log, cgroups, processes and pods."""
