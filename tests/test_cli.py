@@ -18,12 +18,13 @@ from collector.store import Store
 from tests.reports import incident, report
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 AT = datetime(2026, 11, 21, 4, 0, tzinfo=UTC)
 
 
-def journal(directory: Path, *documents: dict[str, object]) -> None:
+def journal(directory: Path, *documents: Mapping[str, object]) -> None:
     store = Store(directory, boot_id="boot", retention=Retention(), at=AT)
     entries = [
         Entry(incident=incident(report(), id=str(number)), document=json.dumps(document))

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from collector.model import ContainerId, MemcgPath, PodUid, QosClass
@@ -65,6 +66,7 @@ class MemcgPlace:
     container_path: MemcgPath | None = None  # without crun's `/container`
 
 
+@lru_cache(maxsize=64)  # one judgement asks for the same two paths several times
 def parse_memcg_path(path: str) -> MemcgPlace:
     r"""
     Tell pod and container of a path in the kernel's spelling (`\xNN` of kmsg undone, systemd's `\x2d` as it is).

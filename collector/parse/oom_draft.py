@@ -19,7 +19,7 @@ from collector.model import (
 )
 from collector.parse.cgroup_path import is_same_or_ancestor
 from collector.parse.oom_lines import Chosen, Kill, Usage
-from collector.parse.summary import Summary, is_unfinished, parse_summary
+from collector.parse.summary import Summary, join_pieces, parse_summary
 from collector.parse.task_dump import find_row, read_tasks, total_vm_pages
 
 SETTLE_SECONDS = 2.0
@@ -137,11 +137,11 @@ class Draft:
         self.summary = summary
 
     def continue_summary(self, text: str) -> bool:
-        """Add a piece that was split off this report's summary line; False when none is missing."""
+        """Add a piece that was split off this report's summary line; False when it is not one of it."""
         line = self.summary_line
-        if line is None or not is_unfinished(line.text):
+        whole = None if line is None else join_pieces(line.text, text)
+        if line is None or whole is None:
             return False
-        whole = line.text + text
         self.set_summary(DecisiveLine(whole, line.moment), parse_summary(whole))
         return True
 
@@ -170,7 +170,18 @@ class Draft:
         # A child sacrificed for the chosen process may be too small, or too late, for the dump.
         if self.chosen is not None or self.group_memcg is not None or self.has_row_of(kill.process.pid):
             return True
-        return summary is not None
+        return summary is not None or self._is_header_alone()
+
+    def _is_header_alone(self) -> bool:
+        """A log that was searched for headers and kills; numbered records show that nothing stood between them."""
+        details = self.usage or self.stat or self.dump or self.totals
+        return self.has_header and not details and self.first.sequence is None
+
+    def is_completed_by(self, line: Summary | Chosen) -> bool:
+        """Whether a kill line that was told alone is of the victim that this line names."""
+        victim = self.kills[0].kill.process
+        alone = self.summary_line is None and self.chosen is None and not self.has_header
+        return alone and line.pid is not None and line.pid == victim.pid and line.comm in (None, victim.comm)
 
     def takes_member(self, kill: Kill) -> bool:
         """Whether a kill line belongs to the group kill that this report has become, or repeats one of its lines."""

@@ -18,6 +18,7 @@ from collector.model import Invoker, Process, Scope
 
 KIB = 1024
 COMM_LENGTH = 15
+MAX_DIGITS = 20
 # page_counter's maximum in kB, for 4 KiB pages; v1 of 3.x printed twice as much. What is at least this is "no limit".
 _NO_LIMIT_KIB = 9_000_000_000_000_000
 
@@ -139,34 +140,34 @@ OomLine = (
 _PREFIX = (
     r"(?:(?P<prefix>Memory cgroup out of memory|Out of [Mm]emory(?P<allocating> \(oom_kill_allocating_task\))?): )?"
 )
-_HEADER = re.compile(
-    r"(?P<comm>.{1,60}?) invoked oom-killer:"
-    r"(?: gfp_mask=(?P<gfp_mask>0x[0-9a-f]+(?:\([A-Z_|a-z]*\))?)(?=,|$))?"
-    r"(?:.*?, order=(?P<order>-?\d+))?(?:, oom_score_adj=(?P<adj>-?\d+))?",
-    re.DOTALL,
-)
+# Numbers are bounded: Python refuses to convert those of more than 4,300 digits.
+_HEADER = re.compile(r"(?P<comm>.{1,60}?) invoked oom-killer:(?P<rest>.*)", re.DOTALL)
+_HEADER_GFP = re.compile(r"\bgfp_mask=(0x[0-9a-f]{1,16}(?:\([A-Z_|a-z]*\))?)(?=,|$)")
+_HEADER_ORDER = re.compile(r"\border=(-?\d{1,3})\b")
+_HEADER_ADJ = re.compile(r"\boom_score_adj=(-?\d{1,5})\b")
 _CPU = re.compile(
-    r"(?:CPU: \d+ (?:UID: \d+ )?PID: (\d+) Comm: |Pid: (\d+), comm: )(.{0,60}?) (?:Not tainted|Tainted: |Kdump: )",
+    r"(?:CPU: \d+ (?:UID: \d+ )?PID: (\d{1,10}) Comm: |Pid: (\d{1,10}), comm: )(.{0,60}?)"
+    r" (?:Not tainted|Tainted: |Kdump: )",
     re.DOTALL,
 )
-_USAGE = re.compile(r"(memory|memory\+swap|swap|kmem): usage (\d+)kB, limit (\d+)kB")
+_USAGE = re.compile(r"(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB")
 _STAT_BLOCK = re.compile(r"Memory cgroup stats for (.*?):(?=\s+\w+[ :]\d|\s*$)", re.DOTALL)
-_STAT_V1 = re.compile(r"\b(\w+):(\d+)KB")
-_STAT_V2 = re.compile(r"^(\w+) (\d{1,20})$", re.MULTILINE)
-_PAGES = re.compile(r"(\d+) pages (RAM|reserved)\s*$")
-_SWAP = re.compile(r"(Total|Free) swap\s+= (\d+)kB")
-_DUMP_HEADER = re.compile(r"\[\s*pid\s*\] ")
+_STAT_V1 = re.compile(r"\b(\w{1,64}):(\d{1,20})KB")
+_STAT_V2 = re.compile(r"^(\w{1,64}) (\d{1,20})$", re.MULTILINE)
+_PAGES = re.compile(r"(\d{1,20}) pages (RAM|reserved)\s*$")
+_SWAP = re.compile(r"(Total|Free) swap\s+= (\d{1,20})kB")
+_DUMP_HEADER = re.compile(r"\[\s*pid\s*\] ", re.IGNORECASE)
 # The fewest numbers that any layout has: uid tgid total_vm rss cpu oom_adj.
 _DUMP_ROW = re.compile(r"\[\s*\d+\s*\](?:\s+-?\d+){6,}\s")
 _GROUP = re.compile(r"Tasks in (/.*) are going to be killed due to memory\.oom\.group set")
-_CHOSEN = re.compile(_PREFIX + r"[Kk]ill process (?P<pid>\d+) \((?P<rest>.*)", re.DOTALL)
+_CHOSEN = re.compile(_PREFIX + r"[Kk]ill process (?P<pid>\d{1,10}) \((?P<rest>.*)", re.DOTALL)
 _CHOSEN_END = re.compile(r"\) score -?\d+ or ")
-_KILL = re.compile(_PREFIX + r"Killed process (?P<pid>\d+)(?:, UID (?P<uid>\d+),)? \((?P<rest>.*)", re.DOTALL)
+_KILL = re.compile(_PREFIX + r"Killed process (?P<pid>\d{1,10})(?:, UID (?P<uid>\d{1,10}),)? \((?P<rest>.*)", re.DOTALL)
 # Only numbers follow the last of these, so a comm that imitates them is left behind.
-_KILL_SIZES = re.compile(r"\)(?:, UID (\d+),)? (?=total-vm:|vsz:)")
-_KILL_SIZE = re.compile(r"\b(total-vm|vsz|anon-rss|file-rss|shmem-rss|pgtables):(\d+)kB")
-_KILL_UID = re.compile(r"\bUID:(\d+)(?= )")
-_KILL_ADJ = re.compile(r"\boom_score_adj:(-?\d+)\b")
+_KILL_SIZES = re.compile(r"\)(?:, UID (\d{1,10}),)? (?=total-vm:|vsz:)")
+_KILL_SIZE = re.compile(r"\b(total-vm|vsz|anon-rss|file-rss|shmem-rss|pgtables):(\d{1,20})kB")
+_KILL_UID = re.compile(r"\bUID:(\d{1,10})(?= )")
+_KILL_ADJ = re.compile(r"\boom_score_adj:(-?\d{1,5})\b")
 
 
 def parse_oom_line(text: str) -> OomLine | None:
@@ -197,6 +198,10 @@ def is_dump_header(text: str) -> bool:
     return _DUMP_HEADER.match(text) is not None
 
 
+def is_statistic(name: str, value: str) -> bool:
+    return value.isdecimal() and value.isascii() and len(value) <= MAX_DIGITS and name.isidentifier()
+
+
 def tells_of_oom_kill(text: str) -> bool:
     """Whether this message would open a report or tell of a kill."""
     return isinstance(parse_oom_line(text), Header | SummaryStart | GroupKill | Chosen | Kill)
@@ -211,13 +216,13 @@ def _parse_header(text: str) -> Header | None:
     match = _HEADER.match(text)
     if match is None or not comm_fits(match["comm"]):
         return None
-    order, adj = match["order"], match["adj"]
+    gfp_mask, order, adj = (pattern.search(match["rest"]) for pattern in (_HEADER_GFP, _HEADER_ORDER, _HEADER_ADJ))
     return Header(
         Invoker(
             comm=match["comm"],
-            gfp_mask=match["gfp_mask"],
-            order=None if order is None else int(order),
-            oom_score_adj=None if adj is None else int(adj),
+            gfp_mask=gfp_mask[1] if gfp_mask else None,
+            order=int(order[1]) if order else None,
+            oom_score_adj=int(adj[1]) if adj else None,
         )
     )
 
@@ -253,8 +258,8 @@ def _parse_memory_cgroup(text: str) -> OomLine | None:
 
 
 def _parse_stat(text: str, name: str, value: str) -> OomLine | None:
-    if value.isdigit() and value.isascii():
-        return StatEntry(name, int(value)) if name.isidentifier() else None
+    if is_statistic(name, value):
+        return StatEntry(name, int(value))
     if "\n" not in text:
         return _parse_header(text) if " invoked oom-killer:" in text else None
     stat = {name: int(value) for name, value in _STAT_V2.findall(text)}
@@ -317,8 +322,8 @@ def _split_victim(rest: str) -> tuple[str | None, str | None, str]:
         end = ends[-1]
         return rest[: end.start()], end[1], rest[end.end() :]
     comm, closed, after = rest.rpartition(")")
-    # Only the oldest kernels end here, some with a full stop; a newer line was cut.
-    return (comm if closed and len(after.strip()) <= 1 else None), None, ""
+    # Only the oldest kernels end here, some with a full stop; a newer line was cut, or ran into the next.
+    return (comm if closed and len(after.strip()) <= 1 and comm_fits(comm) else None), None, ""
 
 
 def _parse_chosen(text: str) -> OomLine | None:

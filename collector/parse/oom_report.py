@@ -38,6 +38,7 @@ from collector.parse.oom_lines import (
     SummaryStart,
     Usage,
     is_dump_header,
+    is_statistic,
     parse_oom_line,
 )
 from collector.parse.summary import Summary, is_continuation, parse_summary
@@ -200,7 +201,7 @@ class _Lane:
             if stat is None:
                 return False
             name, _, value = text.partition(" ")
-            if not (value.isdecimal() and value.isascii() and name.isidentifier()) or len(stat.values) >= MAX_STAT:
+            if not is_statistic(name, value) or len(stat.values) >= MAX_STAT:
                 return False
             stat.values.setdefault(name, int(value))
         self.last_at = at
@@ -232,15 +233,14 @@ class _Lane:
             case NodeTotal():
                 self._take_total(line)
             case DumpHeader():
-                self.dump = self._owner("dump", arrival).dump = Dump(line.columns)
+                self._begin_dump(Dump(line.columns), arrival)
                 self.stat = None
             case DumpRow():
-                self.dump = self._owner("dump", arrival).dump = Dump(None, [line.text])
+                self._begin_dump(Dump(None, [line.text]), arrival)
             case SummaryStart():
                 self._take_summary(line, arrival)
             case Chosen():
-                draft = self._owner("chosen", arrival)
-                draft.chosen, draft.chosen_line = line, DecisiveLine(record.text, arrival.moment)
+                self._take_chosen(line, arrival)
             case Kill():
                 self._take_kill(line, arrival)
             case GroupKill():
@@ -279,6 +279,8 @@ class _Lane:
             self._give_up(self.undecided[0], arrival.reports)
         if not self.undecided:
             self.interleaved = False
+        if not self.interleaved:
+            self.stat = self.dump = None
         draft = Draft(arrival.moment, arrival.at, self.last_dump)
         self.undecided.append(draft)
         return draft
@@ -306,7 +308,12 @@ class _Lane:
             # cgroup v1 goes on with the cgroups below oom_memcg.
             self.stat = None
             return
-        self.stat = self._owner("stat", arrival).stat = Stat(line.memcg, dict(line.stat))
+        draft = self._owner("stat", arrival)
+        self.stat = draft.stat = Stat(line.memcg, dict(line.stat))
+
+    def _begin_dump(self, dump: Dump, arrival: _Arrival) -> None:
+        draft = self._owner("dump", arrival)
+        self.dump = draft.dump = dump
 
     def _take_total(self, line: NodeTotal) -> None:
         draft = next((draft for draft in reversed(self.undecided) if line.name not in draft.totals), None)
@@ -329,14 +336,30 @@ class _Lane:
 
     def _take_summary(self, line: SummaryStart, arrival: _Arrival) -> None:
         summary = parse_summary(line.text)
+        known = DecisiveLine(line.text, arrival.moment)
+        if any(draft.summary_line == known for draft in self.undecided):
+            return  # pasted twice
+        killed = self.killed
+        if not self.undecided and killed is not None and killed.is_completed_by(summary):
+            # A log that shows the newest record first.
+            killed.set_summary(known, summary)
+            return
         candidates = [
             draft for draft in self.undecided if draft.summary_line is None and not _is_denied(draft, summary)
         ]
         if len(candidates) > 1:
             candidates = [draft for draft in candidates if draft.has_row_of(summary.pid)] or candidates
         draft = self._pick(candidates) or self._open(arrival)
-        draft.set_summary(DecisiveLine(line.text, arrival.moment), summary)
+        draft.set_summary(known, summary)
         draft.last_at = arrival.at
+
+    def _take_chosen(self, line: Chosen, arrival: _Arrival) -> None:
+        killed = self.killed
+        if not self.undecided and killed is not None and killed.is_completed_by(line):
+            draft = killed  # a log that shows the newest record first
+        else:
+            draft = self._owner("chosen", arrival)
+        draft.chosen, draft.chosen_line = line, DecisiveLine(arrival.record.text, arrival.moment)
 
     def _take_kill(self, kill: Kill, arrival: _Arrival) -> None:
         line = KillLine(arrival.record.text, arrival.moment, kill)

@@ -37,17 +37,21 @@ _GLOBAL = ",global_oom"
 _TASK_MEMCG = ",task_memcg="
 _TASK = ",task="
 _LIMIT_OF = " killed as a result of limit of "
-_TAIL = re.compile(r",pid=(\d+),uid=(\d+)\s*\Z")
-_CUT_TAIL = re.compile(r",task=(.{1,60}?),pid=(\d+),")
+_TAIL = re.compile(r",pid=(\d{1,10}),uid=(\d{1,10})\s*\Z")
+_CUT_TAIL = re.compile(r",task=(.{1,60}?),pid=(\d{1,10}),")
 # ",t", ",ta" ... ",task=ba": the path before it is whole. One character more is what a serial terminal leaves behind.
 _CUT_TASK = re.compile(r",t(?:a(?:s(?:k(?:=[^,]{0,60})?)?)?)?[^,/]?\s*\Z")
-_CONTINUATIONS = (
-    *(
-        f",{name}"
-        for name in ("nodemask=", "cpuset=", "mems_allowed=", "oom_memcg=", "global_oom", "task_memcg=", "task=")
-    ),
-    _LIMIT_OF,
+_PIECES = tuple(
+    f",{name}" for name in ("nodemask=", "cpuset=", "mems_allowed=", "oom_memcg=", "global_oom", "task_memcg=", "task=")
 )
+# Three records of 3.15 to 3.19: "Task in /a", " killed as a result of limit of ", "/b". Viewers trim the blanks.
+_TASK_IN_PIECES = tuple(
+    f"{blank}{piece}"
+    for blank in ("", " ")
+    for piece in ("killed as a result of limit of", "as a result of limit of", "/")
+)
+_CONTINUATIONS = (*_PIECES, *_TASK_IN_PIECES)
+_MAX_SPLITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +81,27 @@ class Summary:
 
 
 def is_continuation(text: str) -> bool:
-    """Whether this is a piece that another CPU's record split off a summary line (pr_cont)."""
+    """Whether this can be a piece that another record split off a summary line (pr_cont): see join_pieces()."""
     return text.startswith(_CONTINUATIONS)
 
 
 def is_unfinished(text: str) -> bool:
     """Whether this summary line goes on in a later piece, or was cut."""
     if text.startswith("Task in "):
-        return _LIMIT_OF.strip() not in text
+        return _LIMIT_OF not in text or text.rstrip().endswith(" limit of")
     return _TAIL.search(text) is None
+
+
+def join_pieces(text: str, piece: str) -> str | None:
+    """The summary line with one more piece of it; None: it is not one of this line's, or the line lacks nothing."""
+    if not is_unfinished(text):
+        return None
+    if not text.startswith("Task in "):
+        return text + piece if piece.startswith(_PIECES) else None
+    begun, piece = text.rstrip(), piece.strip()
+    next_words = {"of": "/", "killed": "as a result of limit of"}
+    wanted = next_words.get(begun.rpartition(" ")[2], "killed as a result of limit of")
+    return f"{begun} {piece}" if piece.startswith(wanted) else None
 
 
 def parse_summary(text: str, *, comms: frozenset[str] = frozenset()) -> Summary:
@@ -101,9 +117,9 @@ def parse_summary(text: str, *, comms: frozenset[str] = frozenset()) -> Summary:
     constraint = _CONSTRAINTS.get(found[1]) if found else None
     unknown = found[1] if found and constraint is None else None
     start, global_oom = _find_scope(text)
-    if start is None:
-        return Summary(constraint=constraint, unknown_constraint=unknown)
     tail = _TAIL.search(text)
+    if start is None:
+        return _parse_without_memcg(text, tail, constraint, unknown, comms)
     if tail is None:
         return _parse_cut(text[start:], constraint, unknown, global_oom)
     oom_memcg, task_memcg, comm = _split_names(text[start : tail.start()], global_oom, comms)
@@ -113,6 +129,27 @@ def parse_summary(text: str, *, comms: frozenset[str] = frozenset()) -> Summary:
         global_oom=global_oom,
         oom_memcg=oom_memcg,
         task_memcg=task_memcg,
+        comm=comm,
+        pid=int(tail[1]),
+        uid=int(tail[2]),
+        complete=True,
+    )
+
+
+def _parse_without_memcg(
+    text: str,
+    tail: re.Match[str] | None,
+    constraint: Constraint | None,
+    unknown: str | None,
+    comms: frozenset[str],
+) -> Summary:
+    """Kernels without CONFIG_MEMCG print `...,mems_allowed=0,task=hog,pid=310,uid=0`; or the paths are cut off."""
+    if tail is None or _OOM_MEMCG in text or _TASK_MEMCG in text:
+        return Summary(constraint=constraint, unknown_constraint=unknown)
+    _, comm = _split_comm(text[: tail.start()], comms)
+    return Summary(
+        constraint=constraint,
+        unknown_constraint=unknown,
         comm=comm,
         pid=int(tail[1]),
         uid=int(tail[2]),
@@ -136,21 +173,26 @@ def _split_names(
     names: str, global_oom: bool, comms: frozenset[str]
 ) -> tuple[MemcgPath | None, MemcgPath | None, str | None]:
     """`/p,task_memcg=/p/c1,task=hog` -> oom_memcg, task_memcg, comm."""
-    splits = [at for at in _find_all(names, _TASK) if comm_fits(names[at + len(_TASK) :])]
-    at = next((at for at in splits if names[at + len(_TASK) :] in comms), splits[0] if splits else None)
-    if at is None:
+    paths, comm = _split_comm(names, comms)
+    if comm is None:
         return None, None, None
-    paths, comm = names[:at], names[at + len(_TASK) :]
     if global_oom:
         return None, MemcgPath(paths.removeprefix(_TASK_MEMCG)), comm
     oom_memcg, task_memcg = _split_paths(paths)
     return oom_memcg, task_memcg, comm
 
 
+def _split_comm(names: str, comms: frozenset[str]) -> tuple[str, str | None]:
+    splits = [at for at in _find_all(names, _TASK) if comm_fits(names[at + len(_TASK) :])]
+    at = next((at for at in splits if names[at + len(_TASK) :] in comms), splits[0] if splits else None)
+    return (names, None) if at is None else (names[:at], names[at + len(_TASK) :])
+
+
 def _split_paths(paths: str) -> tuple[MemcgPath | None, MemcgPath | None]:
     splits = [(paths[:at], paths[at + len(_TASK_MEMCG) :]) for at in _find_all(paths, f"{_TASK_MEMCG}/")]
     if not splits:
-        return None, None
+        # Shortened by hand: the kernel prints both.
+        return MemcgPath(paths), None
     oom_memcg, task_memcg = next((pair for pair in splits if is_same_or_ancestor(pair[0], pair[1])), splits[0])
     return MemcgPath(oom_memcg), MemcgPath(task_memcg)
 
@@ -183,7 +225,7 @@ def _parse_cut(names: str, constraint: Constraint | None, unknown: str | None, g
 
 def _parse_task_in(text: str) -> Summary:
     body = text.removeprefix("Task in ").rstrip()
-    splits = [(body[:at], body[at + len(_LIMIT_OF) :]) for at in _find_all(body, _LIMIT_OF)]
+    splits = [(body[:at], body[at + len(_LIMIT_OF) :]) for at in _find_all(body, _LIMIT_OF)[:_MAX_SPLITS]]
     if not splits:
         return Summary()
     for task_memcg, oom_memcg in splits:

@@ -24,7 +24,7 @@ _LAST_COLUMNS = ("oom_score_adj", "name")
 _LEAST_NUMBERS = 8
 
 _PAGE_TABLE_PAGES = ("nr_ptes", "nr_pmds", "nr_puds")
-_PID = re.compile(r"\[\s*(\d+)\s*\] ")
+_PID = re.compile(r"\[\s*(\d{1,10})\s*\] ")
 _NO_COLUMN = -1
 
 

@@ -38,10 +38,6 @@ def under(prefix: str, *records: str) -> str:
     return "".join(f"{prefix}{record}\n" for record in records)
 
 
-def unfixed(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -152,7 +148,6 @@ def test_a_comm_that_looks_like_quoted_printable_stays() -> None:
     )
 
 
-@unfixed("4.10 to 4.17 print two blanks before `order`")
 @pytest.mark.parametrize(
     "header",
     [
@@ -170,7 +165,6 @@ def test_sysrq_f(header: str) -> None:
     assert incident.verdict.cause is Cause.MANUAL
 
 
-@unfixed("a kernel without CONFIG_MEMCG names neither a memcg nor global_oom")
 @pytest.mark.parametrize("cpuset", ["", "cpuset=/,mems_allowed=0,"])
 def test_summary_of_a_kernel_without_memcg(cpuset: str) -> None:
     summary = f"oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),{cpuset}task=a,b,pid=120,uid=1000"
@@ -178,7 +172,6 @@ def test_summary_of_a_kernel_without_memcg(cpuset: str) -> None:
     assert (victim.pid, victim.comm, victim.uid) == (120, "a,b", 1000)
 
 
-@unfixed("the pieces of `Task in` are records of their own")
 @pytest.mark.parametrize("blank", ["", " "])
 def test_task_in_as_three_records(blank: str) -> None:
     text = under("[15447.0] ", "Task in /lxc/a/b", f"{blank}killed as a result of limit of{blank}", "/lxc/a", KILLED)
@@ -186,7 +179,6 @@ def test_task_in_as_three_records(blank: str) -> None:
     assert (report.task_memcg, report.oom_memcg, report.victim.pid) == ("/lxc/a/b", "/lxc/a", 257)
 
 
-@unfixed("a repeated line opens a second report")
 def test_a_piece_pasted_twice_is_told_once() -> None:
     piece = under("[14808.063986] ", "Task in /docker/a killed as a result of limit of /docker/a")
     assert only(piece + piece + under("[14808.0641] ", f"Memory cgroup o{CHOSEN[1:]}", KILLED)).report.victim.pid == 257
@@ -196,7 +188,6 @@ def test_two_messages_in_one_line() -> None:
     assert only(f"Killed process 19271 (applet){CHOSEN}\n").report.victim.comm in ("applet", None)
 
 
-@unfixed("the summary line is taken for another kill")
 @pytest.mark.parametrize("earlier", [GLOBAL_SUMMARY, CHOSEN], ids=["summary", "chosen"])
 def test_newest_first(earlier: str) -> None:
     kill = KILLED if earlier is CHOSEN else GLOBAL_KILL
@@ -204,7 +195,6 @@ def test_newest_first(earlier: str) -> None:
     assert (incident.report.victim.pid, incident.verdict.cause) == (257, Cause.NODE)
 
 
-@unfixed("int() raises ValueError for more than 4,300 digits")
 @pytest.mark.parametrize(
     "record",
     [
