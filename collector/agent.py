@@ -57,6 +57,7 @@ class Intake:
         self._incidents: list[Incident] = []
         self._added: dict[journal.CounterKey, int] = {}
         self._arrival: tuple[float, datetime] | None = None
+        self._in_backlog = False
         self._caught_up_at: datetime | None = None
         self._read_all = False
         self._forged = 0
@@ -74,6 +75,7 @@ class Intake:
         return self._pipeline.busy
 
     def push(self, record: KernelRecord, *, live: bool) -> None:
+        self._in_backlog = not live
         if live:
             arrival = self._arrival
             if arrival is None:
@@ -94,6 +96,7 @@ class Intake:
         _log.log(logging.DEBUG if self._count(journal.MALFORMED) else logging.WARNING, "%s", error)
 
     def caught_up(self) -> None:
+        self._in_backlog = False
         if self._caught_up_at is None:
             self._commit()
             self._caught_up_at = datetime.now(UTC)
@@ -143,7 +146,10 @@ class Intake:
     def _tick(self) -> None:
         # The loop calls readers before timers: what was waiting in the log is in the pipeline by now.
         self._ticker = None
-        self._incidents += self._pipeline.flush(time.monotonic())
+        # Old records come with the times they were printed at: by today's clock, a report that a batch cut in two is
+        # long settled, and its second half would be another incident.
+        if not self._in_backlog:
+            self._incidents += self._pipeline.flush(time.monotonic())
         self._commit()
         self._keep_ticking()
 

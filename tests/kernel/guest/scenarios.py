@@ -345,8 +345,10 @@ def kill_9(lab: Lab) -> list[Expected]:
     )
     time.sleep(3)
     told = {document["id"]: document["victim"]["pid"] for document in other.incidents()}
-    assert sorted(told.values()) == sorted(pids), f"told {sorted(told.values())}, killed {sorted(pids)}"
-    assert other.total("oom_kills_total") == rounds
+    counted = other.total("oom_kills_total")
+    assert (counted, sorted(told.values())) == (rounds, sorted(pids)), (
+        f"counted {counted} of {rounds}; told {sorted(told.values())}, killed {sorted(pids)}"
+    )
     other.stop()
     return [Expected(cause="container_limit", pid=pid, pod_uid=pod.uid) for pid in pids]
 
