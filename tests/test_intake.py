@@ -12,7 +12,6 @@ from pathlib import Path
 
 from collector.agent import TICK_SECONDS, Intake
 from collector.journal import KILLS, Retention
-from collector.parse.kmsg import parse_kmsg_record
 from collector.pipeline import Pipeline
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
