@@ -60,10 +60,6 @@ def render_text(incident: Incident, *, colour: bool, width: int | None = None) -
     return "\n".join(lines)
 
 
-def render_nothing(lines: int) -> str:
-    return f"no OOM kill in {lines} line{'' if lines == 1 else 's'}"
-
-
 def _facts(incident: Incident) -> Iterator[Fact]:
     report = incident.report
     yield from _fact("when", _when(incident))

@@ -30,7 +30,7 @@ from collector.model import (
     QosClass,
     Verdict,
 )
-from collector.render import memory_shares, render_nothing, render_text
+from collector.render import memory_shares, render_text
 from tests.reports import KIB, MIB, dump, global_report, incident, memcg_report, report
 from tests.test_badness import NODE, NODE_RAM
 
@@ -275,11 +275,3 @@ def test_hostile_text_reaches_no_terminal(evil: str, width: int | None) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
     calm = replace(told, summary="x")
     assert render_text(calm, colour=False).count("\n") == render_text(told, colour=False).count("\n")
-
-
-def test_nothing() -> None:
-    assert [render_nothing(lines) for lines in (0, 1, 12345)] == [
-        "no OOM kill in 0 lines",
-        "no OOM kill in 1 line",
-        "no OOM kill in 12345 lines",
-    ]
