@@ -35,7 +35,10 @@ def row_pid(row: str) -> int | None:
 
 def find_row(rows: Iterable[str], pid: int | None) -> str | None:
     mark = f"{pid}]"
-    return next((row for row in rows if mark in row and row_pid(row) == pid), None)
+    for row in rows:
+        if mark in row and row_pid(row) == pid:
+            return row
+    return None
 
 
 def read_tasks(columns: tuple[str, ...] | None, rows: Iterable[str], page_size: int) -> tuple[Task, ...]:
