@@ -8,8 +8,9 @@ ARGS ?=
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-run: ## start the agent on this machine; it prints where its metrics are
+run: ## say what this machine allows, then start the agent; it prints where its metrics are
 	@scripts/setup run
+	@.venv/bin/oom-collector check --state-dir .state || true
 	@exec .venv/bin/oom-collector run --state-dir .state $(ARGS)
 
 test: ## the whole check: format, lint, types, import rules, tests

@@ -37,6 +37,7 @@ TICK_SECONDS = 0.1
 CURSOR_SECONDS = 1.0
 STATE_RETRY_SECONDS = 60.0
 DRAIN_SECONDS = 2.0
+LOST_SAID_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Intake:
         self._read_all = False
         self._forged = 0
         self._lost = 0
+        self._lost_said = float("-inf")
         self._source: str | None = None
         self._position: Position | None = None
         self._position_due = 0.0
@@ -160,6 +162,7 @@ class Intake:
         self._forged = self._pipeline.forged
         if self._lost and self._source is not None:
             self._count(journal.LOST, self._source, by=self._lost)
+            self._say_lost(self._source, self._lost)
             self._lost = 0
         read_all = self._caught_up_at is not None and not self._read_all and not self._pipeline.busy
         position_due = self._position is not None and time.monotonic() >= self._position_due
@@ -178,6 +181,13 @@ class Intake:
         self._watch_state()
         if read_all or any(entry.incident.settled for entry in entries):
             self._print()
+
+    def _say_lost(self, source: str, count: int) -> None:
+        """A flood overruns the ring many times a second: the counter has them all, the log says that it goes on."""
+        now = time.monotonic()
+        if now >= self._lost_said + LOST_SAID_SECONDS:
+            self._lost_said = now
+            _log.warning("kernel log %s: at least %d records were overwritten before they were read", source, count)
 
     def _count(self, name: str, label: str = "", *, by: int = 1) -> int:
         """What the counter was before, in this process's eyes: committed and not yet."""

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from collector.agent import TICK_SECONDS, Intake
-from collector.journal import KILLS, Retention
+from collector.journal import KILLS, LOST, Retention
 from collector.pipeline import Pipeline
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
@@ -49,4 +51,16 @@ async def test_a_report_of_the_backlog_that_a_batch_cuts_in_two_is_one_incident(
         await asyncio.sleep(3 * TICK_SECONDS)
         assert sum(count for (name, _), count in store.counters.items() if name == KILLS) == 1
         assert len(list(read_documents(tmp_path))) == 1
+        await intake.stop()
+
+
+async def test_lost_records_are_counted_each_and_said_now_and_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as (intake, store):
+        for _ in range(3):
+            intake.lost(7)
+            intake.end_of_batch(Cursor(source="kmsg", boot_id="b", position="1"))
+        assert store.counters[LOST, "kmsg"] == 21
+        assert len([record for record in caplog.records if "7 records were overwritten" in record.message]) == 1
         await intake.stop()
