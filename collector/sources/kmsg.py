@@ -27,8 +27,11 @@ DEVICE = Path("/dev/kmsg")
 
 # The kernel builds no longer record (PRINTK_MESSAGE_MAX, CONSOLE_EXT_LOG_MAX); a buffer that is too small skips it.
 READ_SIZE = 8192
-# What one wake-up may take before the loop's other work has its turn: about 0.3 ms of noise.
-BATCH = 256
+# What one wake-up may take before the loop's other work has its turn: about 2 ms of reading, 4 ms of parsing. More than
+# a 128 KiB ring holds: parsing takes twice as long as printing, so a report is read out of the ring before it begins.
+BATCH = 2048
+# How many of them are refused by one look.
+LOOK = 256
 
 _MEMORY_DEVICES = 1
 _KMSG_MINOR = 11
@@ -120,17 +123,19 @@ class _Reader:
 
     def _take(self, records: list[bytes]) -> None:
         """
-        Push what is wanted. Nearly all records are noise: they are refused by one look at all of them together.
+        Push what is wanted. Nearly all records are noise: they are refused by one look at many of them together.
 
         Measured against a bare read loop on the device: 1.6 times its CPU with a filter call a record, 1.2 this way.
         """
         busy = self._sink.busy
-        if busy or is_wanted(b"".join(records)):
-            for raw in records:
-                if busy or is_wanted(raw):
-                    self._push(raw)
-                    # The push itself may have opened a report or closed the last one.
-                    busy = self._sink.busy
+        for start in range(0, len(records), LOOK):
+            look = records[start : start + LOOK]
+            if busy or is_wanted(b"".join(look)):
+                for raw in look:
+                    if busy or is_wanted(raw):
+                        self._push(raw)
+                        # The push itself may have opened a report or closed the last one.
+                        busy = self._sink.busy
         for raw in reversed(records):
             sequence = _sequence(raw)
             if sequence is not None:
