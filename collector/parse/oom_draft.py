@@ -79,6 +79,7 @@ class Draft:
         "group_memcg",
         "has_header",
         "invoker",
+        "killed_comms",
         "kills",
         "last_at",
         "stat",
@@ -104,6 +105,8 @@ class Draft:
         self.chosen_line: DecisiveLine | None = None
         self.group_memcg: str | None = None
         self.kills: list[KillLine] = []
+        # By pid, for groups of thousands.
+        self.killed_comms: dict[int | None, str | None] = {}
 
     @property
     def is_decided(self) -> bool:
@@ -185,15 +188,22 @@ class Draft:
 
     def takes_member(self, kill: Kill) -> bool:
         """Whether a kill line belongs to the group kill that this report has become, or repeats one of its lines."""
-        same = next((line.kill for line in self.kills if line.kill.process.pid == kill.process.pid), None)
-        if same is not None:
-            return same.process.comm == kill.process.comm
+        pid = kill.process.pid
+        if pid in self.killed_comms:
+            return self.killed_comms[pid] == kill.process.comm
         return self.group_memcg is not None and self.kills[0].kill.scope == kill.scope
 
-    def add_member(self, line: KillLine) -> None:
-        """The kernel prints a group's first victim twice."""
-        if all(known.kill.process.pid != line.kill.process.pid for known in self.kills):
+    def add_kill(self, line: KillLine) -> None:
+        """Each process once: the kernel prints a group's first victim twice."""
+        process = line.kill.process
+        if process.pid not in self.killed_comms:
             self.kills.append(line)
+            self.killed_comms[process.pid] = process.comm
+
+    def take_last_kill(self) -> KillLine:
+        line = self.kills.pop()
+        del self.killed_comms[line.kill.process.pid]
+        return line
 
     def build(self, *, settled: bool) -> OomReport | None:
         """
@@ -301,7 +311,11 @@ class Draft:
         return MemcgPath(group) if group is not None and len(group) > 1 and group.count("/") == 1 else None
 
     def _task_memcg_of_group(self, summary: Summary) -> MemcgPath | None:
-        """A summary line that was cut inside the victim's path, and a group kill that prints the path whole."""
+        """
+        A summary line that was cut inside the victim's path, and a group kill that prints the path further.
+
+        The victim is in that cgroup; a cgroup of its own below it cannot be ruled out.
+        """
         cut, group = summary.task_memcg_cut, self.group_memcg
         return MemcgPath(group) if cut is not None and group is not None and group.startswith(cut) else None
 

@@ -365,7 +365,7 @@ class _Lane:
         line = KillLine(arrival.record.text, arrival.moment, kill)
         draft = self._pick([draft for draft in self.undecided if draft.expects(kill)])
         if draft is None and self.killed is not None and self.killed.takes_member(kill):
-            self.killed.add_member(line)
+            self.killed.add_kill(line)
             self.killed.last_at = arrival.at
             return
         if draft is None:
@@ -377,7 +377,7 @@ class _Lane:
             draft = self._pick([draft for draft in likely if draft.chosen is not None] or likely) or self._open(arrival)
         self._settle_killed(arrival.reports)
         self._take_out(draft)
-        draft.kills.append(line)
+        draft.add_kill(line)
         draft.last_at = arrival.at
         self.killed = draft
         _append(arrival.reports, draft.build(settled=False))
@@ -395,10 +395,10 @@ class _Lane:
             draft = killed
         elif len(killed.kills) > 1:
             # What looked like one more member was the first victim of the next group kill.
-            first = killed.kills.pop()
+            first = killed.take_last_kill()
             self._settle_killed(arrival.reports)
             draft = self.killed = Draft(first.moment, arrival.at, self.last_dump)
-            draft.kills.append(first)
+            draft.add_kill(first)
         else:
             draft = self._open(arrival)
         draft.group_memcg = line.memcg
@@ -431,7 +431,7 @@ class _Lane:
     def _tell_again(self, draft: Draft, line: KillLine, reports: list[OomReport]) -> None:
         told = draft.build(settled=True)
         self.told.remove(draft)
-        draft.kills.append(line)
+        draft.add_kill(line)
         report = draft.build(settled=True)
         if told is not None and report is not None:
             reports.append(replace(report, kill_moment=told.kill_moment, kill_text=told.kill_text))

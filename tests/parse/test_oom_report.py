@@ -405,6 +405,7 @@ def test_lanes_are_bounded_and_nothing_is_lost_by_it() -> None:
         reports += assembler.push(
             parse_kmsg_record(lines.raw(lines.summary(pid=number + 1), number, caller=f"T{number}")), 1.0
         )
+    assert len(reports) == count - MAX_LANES
     reports += assembler.flush(None)
     assert sorted(report.victim.pid or 0 for report in reports if report.settled) == list(range(1, count + 1))
 
