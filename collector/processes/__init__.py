@@ -1,0 +1,1 @@
+"""Who had which pid, kept before death: the processes of the containers."""
