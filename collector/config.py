@@ -40,6 +40,8 @@ class Config:
     retention_days: timedelta
     metrics_hold: float
     event_max_age: float
+    sample_interval: float
+    proc_connector: str
     node_name: str | None
     log_level: str
 
@@ -89,6 +91,19 @@ def _seconds(text: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise ValueError("must be seconds, 0 or more")
     return value
+
+
+def _interval(text: str) -> float:
+    value = _number(text)
+    if not 1 <= value <= 300:
+        raise ValueError("must be seconds, 1 to 300")
+    return value
+
+
+def _auto_or_off(text: str) -> str:
+    if text not in ("auto", "off"):
+        raise ValueError("must be auto or off")
+    return text
 
 
 def _days(text: str) -> timedelta:
@@ -174,6 +189,20 @@ SETTINGS = (
         default="3600",
         parse=_seconds,
         help="kills that are older than this make no Kubernetes Events",
+    ),
+    Setting(
+        flag="--sample-interval",
+        metavar="SECONDS",
+        default="10",
+        parse=_interval,
+        help="how often the memory of pods and containers is sampled, and their cgroups and processes looked through",
+    ),
+    Setting(
+        flag="--proc-connector",
+        metavar="auto|off",
+        default="auto",
+        parse=_auto_or_off,
+        help="whether the kernel's process events are followed, which tell whose a short-lived victim was",
     ),
     Setting(
         flag="--node-name",

@@ -13,6 +13,7 @@ SCHEMA = "oom-kill/1"
 def to_document(incident: Incident) -> dict[str, object]:
     """Ready for json.dumps. null means: not known."""
     report, verdict, attribution = incident.report, incident.verdict, incident.attribution
+    sighting = incident.sighting
     moment = report.kill_moment
     usec = moment.monotonic_usec
     document: dict[str, object] = {
@@ -26,13 +27,13 @@ def to_document(incident: Incident) -> dict[str, object]:
         "cause": str(verdict.cause),
         "node_pressure": verdict.node_pressure,
         "constraint": None if report.constraint is None else str(report.constraint),
-        "oom_memcg": report.oom_memcg,
-        "task_memcg": report.task_memcg,
+        "oom_memcg": report.oom_memcg or (sighting.limited if sighting else None),
+        "task_memcg": report.task_memcg or (sighting.memcg if sighting else None),
         "group_kill": report.group_memcg is not None,
         "victim": asdict(report.victim),
         "also_killed": [asdict(process) for process in report.also_killed],
         "invoker": _invoker(report.invoker),
-        "memory": _memory(report.memory),
+        "memory": _memory(report.memory or (sighting.memory if sighting else None)),
         "tasks": [task._asdict() for task in report.tasks],
         "pod": _pod(attribution.pod),
         "container": _container(attribution.container),
@@ -42,6 +43,8 @@ def to_document(incident: Incident) -> dict[str, object]:
     }
     if verdict.contradictions:
         document["contradictions"] = list(verdict.contradictions)
+    if sighting is not None and sighting.collateral:
+        document["collateral"] = [asdict(process) for process in sighting.collateral]
     return document
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collector.model import Attribution, Cause, OomReport, Verdict
+from collector.model import Attribution, Cause, MemoryUse, OomReport, Sighting, Verdict
 from collector.units import human_bytes
 
 SHORT_ID = 12
 
 
-def explain(report: OomReport, attribution: Attribution, verdict: Verdict) -> str:
+def explain(report: OomReport, attribution: Attribution, verdict: Verdict, sighting: Sighting | None = None) -> str:
     """Names from the log stand in it as they are: whoever prints it to a terminal escapes them."""
-    return (
-        f"{_what_happened(report, attribution, verdict)}: the kernel killed {_victims(report, attribution, verdict)}."
-    )
+    happened = _what_happened(report, attribution, verdict, sighting)
+    return f"{happened}: the kernel killed {_victims(report, attribution, verdict)}."
 
 
-def _what_happened(report: OomReport, attribution: Attribution, verdict: Verdict) -> str:
+def _what_happened(report: OomReport, attribution: Attribution, verdict: Verdict, sighting: Sighting | None) -> str:
     container, pod = container_name(attribution), pod_name(attribution)
-    limit = _limit(report)
+    limit = _limit(report.memory or (sighting.memory if sighting else None))
     match verdict.cause:
         case Cause.CONTAINER_LIMIT:
             return f"{_start(_in_pod(container, pod))} reached its memory limit{limit}"
@@ -30,7 +29,8 @@ def _what_happened(report: OomReport, attribution: Attribution, verdict: Verdict
         case Cause.NODE_ALLOCATABLE:
             return f"The node is short of memory: its pods together reached what is allocatable to them{limit}"
         case Cause.SYSTEM_LIMIT:
-            return f"The cgroup {report.oom_memcg}, outside the pods, reached its memory limit{limit}"
+            limited = report.oom_memcg or (sighting.limited if sighting else None)
+            return f"The cgroup {limited}, outside the pods, reached its memory limit{limit}"
         case Cause.NODE:
             return "The node ran out of memory"
         case Cause.NODE_NUMA:
@@ -85,8 +85,8 @@ def _in_pod(container: str, pod: str) -> str:
     return container if pod == "a pod" else f"{container} of {pod}"
 
 
-def _limit(report: OomReport) -> str:
-    limit = report.memory.limit_bytes if report.memory else None
+def _limit(memory: MemoryUse | None) -> str:
+    limit = memory.limit_bytes if memory else None
     return "" if limit is None else f" of {human_bytes(limit)}"
 
 

@@ -16,6 +16,11 @@ def live_id(boot_id: str, monotonic_usec: int, pid: int | None) -> str:
     return _digest("boot", boot_id.replace("-", ""), str(monotonic_usec), str(pid))
 
 
+def counter_id(boot_id: str, inode: int, value: int) -> str:
+    """A kill that only a cgroup's `oom_kill` told, when it reached `value`."""
+    return _digest("memory.events", boot_id.replace("-", ""), str(inode), str(value))
+
+
 def file_id(report: OomReport, ordinal: int) -> str:
     """ordinal: how many incidents of this log with the same text and time came before, from 0."""
     moment = report.kill_moment

@@ -10,35 +10,22 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+from collector.batch import KILLS, PROCESSES, UNATTRIBUTED, Applied, Batch, CounterKey, Entry, Position, Retention
 from collector.errors import CollectorError
-from collector.model import AttributionMethod
+from collector.ledger import Baseline
+from collector.reconcile import FromCounters, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from collector.model import Incident
+    from collector.model import MemcgPath
 
-SCHEMA_VERSION = 1
-
-# (name, label value): the counters are few and closed sets, so the whole of them is kept in memory too.
-CounterKey = tuple[str, str]
-
-KILLS = "kills"
-PROCESSES = "processes"
-UNATTRIBUTED = "unattributed"
-FORGED = "forged"
-MALFORMED = "malformed"
-LOST = "lost"
-DELIVERIES = "deliveries"
-
-NO_CGROUP = "no_cgroup"
-"""UNATTRIBUTED: the kernel printed no cgroup of the victim (rate-limited, or before 5.0)."""
-
-_SCHEMA = """
+# Each brings a file from the version before it to its own number.
+_VERSIONS = (
+    """
 CREATE TABLE incidents (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they were first told
     id TEXT NOT NULL UNIQUE,
@@ -55,12 +42,28 @@ CREATE INDEX unprinted ON incidents (seq) WHERE printed = 0;
 CREATE TABLE counters (name TEXT, label TEXT, value INTEGER NOT NULL, PRIMARY KEY (name, label)) WITHOUT ROWID;
 CREATE TABLE cursor (source TEXT PRIMARY KEY, boot_id TEXT, position TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
+""",
+    # kills: by the kernel's way of counting; negative: not yet counted off against the counters.
+    # cgroups, from_counters and histories: of the boot in meta's counters_boot only.
+    """
+ALTER TABLE incidents ADD COLUMN kills INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE aliases (line_id TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE cgroups (
+    path TEXT PRIMARY KEY, inode INTEGER NOT NULL, told INTEGER NOT NULL, groups_told INTEGER NOT NULL,
+    oom INTEGER NOT NULL, local_oom INTEGER
+) WITHOUT ROWID;
+CREATE TABLE from_counters (id TEXT PRIMARY KEY, path TEXT NOT NULL, at REAL NOT NULL, after REAL) WITHOUT ROWID;
+CREATE TABLE histories (path TEXT PRIMARY KEY, history BLOB NOT NULL);
+""",
+)
+SCHEMA_VERSION = len(_VERSIONS)
+_OF_ONE_BOOT = ("cgroups", "from_counters", "histories")
 
 DOCUMENTS = "SELECT document FROM incidents WHERE document IS NOT NULL ORDER BY seq DESC"
 _INSERT = (
-    "INSERT INTO incidents (id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO incidents"
+    " (id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document, kills)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 # Troubles of the disk or of our rights, which say nothing against the content of the file.
@@ -76,57 +79,6 @@ _NOT_THE_FILES_FAULT = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How much of the journal is kept. The ids of the current boot are kept anyway: its log can be read again."""
-
-    count: int = 1000
-    age: timedelta = timedelta(days=30)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """A source's cursor, as sources.base.Cursor has it."""
-
-    source: str
-    boot_id: str | None
-    position: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """`counts` False: journalled only. `document`: one line of JSON. `live`: killed while this process was reading."""
-
-    incident: Incident
-    document: str
-    counts: bool = True
-    live: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """
-    What changes together.
-
-    `added`: counters that no incident moves. `printed`: ids that stdout took. `read_all`: see Journal.apply().
-    """
-
-    at: datetime
-    entries: Sequence[Entry] = ()
-    added: Mapping[CounterKey, int] = field(default_factory=dict)
-    printed: Sequence[str] = ()
-    position: Position | None = None
-    read_all: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What a batch did to the counters: those of kills that happened while nobody read stand apart."""
-
-    counted: tuple[str, ...]
-    late: Mapping[CounterKey, int]
 
 
 class UnusableError(CollectorError):
@@ -153,6 +105,7 @@ class Journal:
             meta = dict(self._db.execute("SELECT key, value FROM meta"))
             self.first_start = datetime.fromisoformat(meta["first_start"])
             self.read_all: bool = meta["read_all"] == "1"
+            self._counters_boot = meta.get("counters_boot")
         except sqlite3.Error as error:
             if _primary_code(error) in _NOT_THE_FILES_FAULT:
                 raise
@@ -174,11 +127,13 @@ class Journal:
         # thrashes in an OOM.
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA cache_size = -512")
-        if version == 0:
+        if version < SCHEMA_VERSION:
             with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    db.execute(statement)
-                db.execute("INSERT INTO meta VALUES ('first_start', ?), ('read_all', '0')", (_iso(at),))
+                for statements in _VERSIONS[version:]:
+                    for statement in statements.split(";\n"):
+                        db.execute(statement)
+                if version == 0:
+                    db.execute("INSERT INTO meta VALUES ('first_start', ?), ('read_all', '0')", (_iso(at),))
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
@@ -211,6 +166,8 @@ class Journal:
         late: Counter[CounterKey] = Counter()
         counted: list[str] = []
         with self._transaction():
+            if batch.baselines is not None:
+                self._begin_boot()
             for entry in batch.entries:
                 deltas = self._take(entry, batch.at, counted)
                 moved.update(deltas)
@@ -220,6 +177,9 @@ class Journal:
             self._db.executemany("UPDATE incidents SET printed = 1 WHERE id = ?", [(known,) for known in batch.printed])
             if batch.position is not None:
                 self._set_position(batch.position)
+            if batch.baselines is not None:
+                self._keep_counters(batch)
+            self._keep_histories(batch.histories)
             if batch.read_all:
                 self._db.execute("UPDATE meta SET value = '1' WHERE key = 'read_all'")
                 self._db.execute(
@@ -228,11 +188,18 @@ class Journal:
                 )
         self.counters.update(moved)
         self.read_all = self.read_all or batch.read_all
+        if batch.baselines is not None:
+            self._counters_boot = self._boot_id
         return Applied(counted=tuple(counted), late=late)
 
     def _take(self, entry: Entry, at: datetime, counted: list[str]) -> dict[CounterKey, int]:
         """What the counters gain."""
         incident = entry.incident
+        if entry.line_id is not None:
+            self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (entry.line_id, incident.id))
+            self._db.execute("DELETE FROM from_counters WHERE id = ?", (incident.id,))
+        if entry.from_counters is not None:
+            self._db.execute("INSERT OR IGNORE INTO from_counters VALUES (?, ?, ?, ?)", entry.from_counters)
         row = self._db.execute(
             "SELECT cause, counted_processes, evidence, settled FROM incidents WHERE id = ?", (incident.id,)
         ).fetchone()
@@ -241,7 +208,7 @@ class Journal:
             if not entry.counts:
                 return {}
             counted.append(incident.id)
-            return _first_count(incident)
+            return _first_count(entry)
         cause, processes, evidence, settled = row
         # Read again, a report may have lost its head to the ring, and must not replace what was seen whole.
         if not settled or len(incident.verdict.evidence) > evidence:
@@ -250,6 +217,7 @@ class Journal:
                 " printed = CASE WHEN counted_processes IS NULL THEN 1 ELSE 0 END WHERE id = ?",
                 (entry.document, len(incident.verdict.evidence), incident.settled or settled, incident.id),
             )
+        self._db.execute("UPDATE incidents SET kills = max(kills, ?) WHERE id = ?", (entry.kills, incident.id))
         if processes is None or incident.process_count <= processes:
             return {}
         self._db.execute(
@@ -271,6 +239,7 @@ class Journal:
                 incident.settled,
                 not entry.counts,
                 entry.document,
+                entry.kills,
             ),
         )
 
@@ -283,6 +252,56 @@ class Journal:
     def _set_position(self, position: Position) -> None:
         self._db.execute("DELETE FROM cursor")
         self._db.execute("INSERT INTO cursor VALUES (?, ?, ?)", (position.source, position.boot_id, position.position))
+
+    # Counters of this boot's cgroups
+
+    def told(self, incident_id: str) -> Told | None:
+        """What is journalled under this id, or under the one that the counters had given before its line came."""
+        row = self._db.execute(
+            "SELECT id, kills FROM incidents WHERE id = coalesce((SELECT id FROM aliases WHERE line_id = ?), ?)",
+            (incident_id, incident_id),
+        ).fetchone()
+        return None if row is None else Told(id=row[0], kills=abs(row[1]))
+
+    def baselines(self) -> dict[MemcgPath, Baseline] | None:
+        """None: no agent has read this node's counters yet. Those of another boot say that all begins at 0."""
+        if self._counters_boot is None:
+            return None
+        return {row[0]: Baseline(*row) for row in self._of_this_boot("SELECT * FROM cgroups")}
+
+    def from_counters(self) -> list[FromCounters]:
+        return [FromCounters(*row) for row in self._of_this_boot("SELECT * FROM from_counters ORDER BY at")]
+
+    def unplaced(self) -> list[tuple[str, int]]:
+        """Ids of bare lines that do not yet stand for a kill which the counters have, and how many each stands for."""
+        return self._of_this_boot("SELECT id, -kills FROM incidents WHERE kills < 0 AND boot_id = ?", self._boot_id)
+
+    def histories(self) -> dict[MemcgPath, bytes]:
+        return dict(self._of_this_boot("SELECT path, history FROM histories"))
+
+    def _of_this_boot(self, query: str, *parameters: object) -> list[Any]:
+        return self._db.execute(query, parameters).fetchall() if self._counters_boot == self._boot_id else []
+
+    def _begin_boot(self) -> None:
+        if self._counters_boot != self._boot_id:
+            for table in _OF_ONE_BOOT:
+                self._db.execute(f"DELETE FROM {table}")
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('counters_boot', ?)", (self._boot_id,))
+
+    def _keep_counters(self, batch: Batch) -> None:
+        db = self._db
+        db.executemany("DELETE FROM cgroups WHERE path = ?", [(path,) for path in batch.gone])
+        db.executemany("INSERT OR REPLACE INTO cgroups VALUES (?, ?, ?, ?, ?, ?)", batch.baselines or ())
+        db.executemany(
+            "UPDATE incidents SET kills = abs(kills) WHERE id = ?", [(known,) for known in batch.counted_off]
+        )
+
+    def _keep_histories(self, histories: Mapping[MemcgPath, bytes | None]) -> None:
+        for path, history in histories.items():
+            if history is None:
+                self._db.execute("DELETE FROM histories WHERE path = ?", (path,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO histories VALUES (?, ?)", (path, history))
 
     def unprinted(self, limit: int) -> list[tuple[str, str]]:
         """Id and document of incidents that are settled and that nobody was told of, oldest first."""
@@ -297,6 +316,7 @@ class Journal:
         limits = (retention.count, (at - retention.age).timestamp())
         with self._transaction():
             self._db.execute(f"DELETE FROM incidents WHERE {past} AND boot_id IS NOT ?", (*limits, self._boot_id))
+            self._db.execute("DELETE FROM aliases WHERE id NOT IN (SELECT id FROM incidents)")
             self._db.execute(f"UPDATE incidents SET document = NULL WHERE document IS NOT NULL AND {past}", limits)
 
     def copy_to(self, other: Journal, *, documents: bool) -> None:
@@ -307,18 +327,29 @@ class Journal:
         """
         rows = self._db.execute(
             "SELECT id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed,"
-            " CASE WHEN ? OR printed = 0 THEN document END FROM incidents ORDER BY seq",
+            " CASE WHEN ? OR printed = 0 THEN document END, kills FROM incidents ORDER BY seq",
             (documents,),
         )
         position = self.position()
+        counters = {table: self._of_this_boot(f"SELECT * FROM {table}") for table in _OF_ONE_BOOT}
+        aliases = self._db.execute("SELECT * FROM aliases").fetchall()
         with other._transaction():
             other._db.executemany(
                 f"{_INSERT} ON CONFLICT (id) DO UPDATE SET"
                 " counted_processes = coalesce(excluded.counted_processes, counted_processes),"
                 " evidence = max(evidence, excluded.evidence), settled = max(settled, excluded.settled),"
-                " printed = max(printed, excluded.printed), document = coalesce(excluded.document, document)",
+                " printed = max(printed, excluded.printed), document = coalesce(excluded.document, document),"
+                " kills = max(kills, excluded.kills)",
                 rows,
             )
+            other._db.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?)", aliases)
+            if self._counters_boot == self._boot_id:
+                other._begin_boot()
+                for table, known in counters.items():
+                    other._db.execute(f"DELETE FROM {table}")
+                    for row in known:
+                        other._db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+                other._counters_boot = self._boot_id
             if position is not None:
                 other._set_position(position)
             other._set_counters(self)
@@ -340,11 +371,11 @@ class Journal:
         self.counters, self.first_start, self.read_all = Counter(former.counters), first_start, read_all
 
 
-def _first_count(incident: Incident) -> dict[CounterKey, int]:
-    cause = str(incident.verdict.cause)
-    deltas = {(KILLS, cause): 1, (PROCESSES, cause): incident.process_count}
-    if incident.attribution.method is AttributionMethod.NONE:
-        deltas[UNATTRIBUTED, NO_CGROUP] = 1
+def _first_count(entry: Entry) -> dict[CounterKey, int]:
+    cause = str(entry.incident.verdict.cause)
+    deltas = {(KILLS, cause): 1, (PROCESSES, cause): entry.incident.process_count}
+    if entry.unattributed is not None:
+        deltas[UNATTRIBUTED, entry.unattributed] = 1
     return deltas
 
 

@@ -210,6 +210,30 @@ class OomReport:
     page_size_known: bool
     missing: tuple[str, ...]
     contradictions: tuple[str, ...]
+    kill_lines: int = 1
+    """How often `Killed process` was printed, and `oom_kill` raised: twice for the first victim of a group."""
+
+
+class Counters(NamedTuple):
+    """
+    A reading of a cgroup's `memory.events`, which count for everything below it too.
+
+    `path` as the mounted tree has it, from its root on; the kernel log's paths may have a prefix before it.
+    `after`: when this cgroup was read before, None on the first reading; `at`: now; both of CLOCK_MONOTONIC, seconds.
+    """
+
+    path: MemcgPath
+    inode: int
+    oom: int
+    oom_kill: int
+    oom_group_kill: int | None
+    """None: a kernel before 5.17 does not count them."""
+    local_oom: int | None
+    """`oom` of `memory.events.local`: how often this cgroup's own limit was hit. None: cannot be read."""
+    group: bool | None
+    """`memory.oom.group`: this cgroup is killed whole. None: cannot be read."""
+    after: float | None
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +260,28 @@ class Container:
     image: str | None = None
     limit_bytes: int | None = None
     request_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """
+    What is known of a victim from outside the kernel log.
+
+    `memcg`: its cgroup; `within`: a cgroup that it was in or below of. `limited`: the one cgroup at or above it whose
+    own limit was hit at that time; `unlimited` True: each of them was looked at, and none was.
+    """
+
+    method: AttributionMethod
+    memcg: MemcgPath | None = None
+    within: MemcgPath | None = None
+    limited: MemcgPath | None = None
+    unlimited: bool = False
+    memory: MemoryUse | None = None
+    """Of `limited` or `within`, as last sampled; where the kernel's report has none."""
+    limit_bytes: int | None = None
+    """The lowest `memory.max` of the victim's container and pod."""
+    collateral: tuple[Process, ...] = ()
+    """Processes that died with PID 1 of the container, of which the kernel says nothing."""
 
 
 class AttributionMethod(StrEnum):
@@ -289,6 +335,7 @@ class Incident:
     boot_id: str | None
     node: str | None
     summary: str
+    sighting: Sighting | None = None
     fate: str | None = None
 
     @property

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from collector.attribute import attribute
-from collector.classify import classify
-from collector.explain import explain
 from collector.identity import file_id, live_id, time_key
-from collector.model import Cause, Incident, KernelRecord, OomReport
+from collector.judge import judge
+from collector.model import Cause, Incident, KernelRecord, OomReport, Sighting
 from collector.parse.oom_draft import SETTLE_SECONDS
 from collector.parse.oom_lines import tells_of_oom_kill
 from collector.parse.oom_report import OomReportAssembler
@@ -22,6 +21,7 @@ class Pipeline:
 
     node, boot_id: of this machine, where the records do not say. boot_time: wall time at monotonic 0, for records
     without one. kill_line_seconds: how long a summary line waits for its kill line; a file can be waited for longer.
+    sight: what this machine knows of a victim besides; asked when the kill line comes, and again when it is settled.
     Memory is bounded by the assembler's bounds, and by one number for each incident of a log without boot id.
     """
 
@@ -32,8 +32,10 @@ class Pipeline:
         boot_id: str | None = None,
         boot_time: datetime | None = None,
         kill_line_seconds: float = SETTLE_SECONDS,
+        sight: Callable[[OomReport], Sighting | None] | None = None,
     ) -> None:
         self._node = node
+        self._sight = sight
         self._boot_id = boot_id
         self._boot_time = boot_time
         self._assembler = OomReportAssembler(kill_line_seconds=kill_line_seconds)
@@ -68,19 +70,15 @@ class Pipeline:
         return [incident for incident in incidents if incident.settled or _is_proven(incident)]
 
     def _judge(self, report: OomReport, arrival: datetime | None) -> Incident:
-        attribution = attribute(report)
-        verdict = classify(report)
         boot_id = report.kill_moment.boot_id or self._boot_id
         identity = self._identify(report, boot_id)
-        return Incident(
+        return judge(
+            report,
+            self._sight(report) if self._sight is not None else None,
             id=identity,
-            report=report,
-            attribution=attribution,
-            verdict=verdict,
             time=self._time(report, identity, arrival),
             boot_id=boot_id,
             node=report.kill_moment.host or self._node,
-            summary=explain(report, attribution, verdict),
         )
 
     def _identify(self, report: OomReport, boot_id: str | None) -> str:

@@ -16,10 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.errors import CollectorError
-from collector.journal import DOCUMENTS, Applied, Batch, CounterKey, Journal, Position, Retention, UnusableError
+from collector.batch import Applied, Batch, CounterKey, Position, Retention
+from collector.journal import DOCUMENTS, Journal, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from collector.ledger import Baseline
+    from collector.model import MemcgPath
+    from collector.reconcile import FromCounters, Told
 
 FILE_NAME = "state.db"
 LOCK_NAME = "lock"
@@ -85,6 +90,26 @@ class Store:
         if self._since_pruned >= 64:
             self._prune(batch.at)
         return applied
+
+    def told(self, incident_id: str) -> Told | None:
+        try:
+            return self._journal.told(incident_id)
+        except sqlite3.Error as error:
+            _log.warning("journal unreadable: %s", error)
+            return None
+
+    def baselines(self) -> dict[MemcgPath, Baseline] | None:
+        """See Journal. The following are read once, at the start, from what has just been opened and checked."""
+        return self._journal.baselines()
+
+    def from_counters(self) -> list[FromCounters]:
+        return self._journal.from_counters()
+
+    def unplaced(self) -> list[tuple[str, int]]:
+        return self._journal.unplaced()
+
+    def histories(self) -> dict[MemcgPath, bytes]:
+        return self._journal.histories()
 
     def unprinted(self, limit: int = 100) -> list[tuple[str, str]]:
         try:

@@ -13,7 +13,7 @@ import pytest
 from collector import __version__
 from collector.cli import main
 from collector.config import SETTINGS
-from collector.journal import Batch, Entry, Retention
+from collector.batch import Batch, Entry, Retention
 from collector.store import Store
 from tests.reports import incident, report
 

@@ -24,6 +24,8 @@ def test_defaults() -> None:
         retention_days=timedelta(days=30),
         metrics_hold=60.0,
         event_max_age=3600.0,
+        sample_interval=10.0,
+        proc_connector="auto",
         node_name=None,
         log_level="INFO",
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collector.errors import ParseError
 from collector.model import Incident
-from collector.parse.kmsg import parse_kmsg_record
+from collector.parse.kmsg import parse_kmsg_record, parse_kmsg_run
 from collector.pipeline import Pipeline
 from tests import lines
 from tests.lines import CONTAINER, OTHER, POD
@@ -97,6 +98,7 @@ def test_dropping_records_never_invents_a_victim(dropped: set[int]) -> None:
 
 
 @given(st.sets(st.integers(0, len(STORY) - 1)))
+@example({*range(11), 14, *range(25, 29), 32, 45})  # a report without rows and a kill that none expects, then a dump
 def test_dropping_records_never_moves_a_blame(dropped: set[int]) -> None:
     """What is left may be less, never something else: each victim keeps its memcg and invoker, or has none."""
     true = {incident.report.victim.pid: incident.report for incident in settled(STORY)}
@@ -122,6 +124,21 @@ def test_foreign_records_change_nothing(slipped_in: list[tuple[int, str]]) -> No
     assert [incident.verdict.cause for incident in found] == [incident.verdict.cause for incident in expected]
     assert [incident.report.also_killed for incident in found] == [incident.report.also_killed for incident in expected]
     assert [incident.report.invoker for incident in found] == [incident.report.invoker for incident in expected]
+
+
+@given(st.lists(st.integers(0, len(STORY)), max_size=6), st.sets(st.integers(0, len(STORY) - 1)))
+def test_runs_of_any_length_are_as_one_by_one(cuts: list[int], dropped: set[int]) -> None:
+    raws = [lines.raw(text, number, 1_000_000 + number) for number, text in enumerate(STORY) if number not in dropped]
+    together, one_by_one = Pipeline(boot_id="b"), Pipeline(boot_id="b")
+    found: list[Incident] = []
+    for start, end in itertools.pairwise(sorted({0, *cuts, len(raws)})):
+        run = parse_kmsg_run(raws[start:end]) if raws[start:end] else None
+        if run is not None:
+            found += together.push(run, at=1.0)
+    expected: list[Incident] = []
+    for raw in raws:
+        expected += one_by_one.push(parse_kmsg_record(raw), at=1.0)
+    assert found + together.flush(None) == expected + one_by_one.flush(None)
 
 
 FIELDS = [

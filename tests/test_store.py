@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from collector.batch import DELIVERIES, KILLS, LOST, PROCESSES, UNATTRIBUTED, Batch, Entry, Position, Retention
 from collector.errors import CollectorError
-from collector.journal import DELIVERIES, KILLS, LOST, PROCESSES, UNATTRIBUTED, Batch, Entry, Position, Retention
-from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, Process, Verdict
+from collector.journal import SCHEMA_VERSION
+from collector.ledger import Baseline
+from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Verdict
+from collector.reconcile import FromCounters, Told
 from collector.store import FILE_NAME, Store, read_documents
 from tests.reports import incident, report
 
@@ -112,10 +115,86 @@ def test_kills_of_the_downtime_stand_apart(tmp_path: Path) -> None:
         assert applied.late == {NODE_KILL: 1, (PROCESSES, "node"): 1}
 
 
-def test_a_kill_without_a_cgroup_counts_as_unattributed(tmp_path: Path) -> None:
+def test_a_kill_that_nobody_knows_the_place_of_counts_as_unattributed_once(tmp_path: Path) -> None:
+    nowhere = Entry(incident=kill("a"), document="{}", unattributed="no_cgroup")
     with opened(tmp_path) as store:
-        store.apply(batch(entry("a", attribution=Attribution()), entry("b")))
+        store.apply(batch(nowhere, entry("b")))
+        store.apply(batch(nowhere))
         assert store.counters[UNATTRIBUTED, "no_cgroup"] == 1
+
+
+POD = MemcgPath("/kubepods/pod0f9c1d2e-3b4a-4c5d-8e6f-000000000001")
+BASELINE = Baseline(path=POD, inode=77, told=3, groups_told=1, oom=5, local_oom=None)
+FROM_COUNTERS = FromCounters(id="c", path=POD, at=12.5, after=None)
+
+
+def test_the_counters_of_cgroups_are_those_of_this_boot(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        assert store.baselines() is None, "nobody has read this node's counters yet"
+        told = Entry(incident=kill("c"), document="{}", kills=4, from_counters=FROM_COUNTERS)
+        bare = Entry(incident=kill("bare"), document="{}", kills=-2)
+        store.apply(batch(told, bare, baselines=[BASELINE], histories={POD: b"h"}))
+    with opened(tmp_path) as store:
+        assert store.baselines() == {POD: BASELINE}
+        assert store.from_counters() == [FROM_COUNTERS]
+        assert store.unplaced() == [("bare", 2)]
+        assert store.histories() == {POD: b"h"}
+        store.apply(batch(baselines=[], gone=[POD], counted_off=["bare"], histories={POD: None}))
+        assert (store.baselines(), store.unplaced(), store.histories()) == ({}, [], {})
+        store.apply(batch(baselines=[BASELINE], histories={POD: b"h"}))
+    with opened(tmp_path, boot_id="another") as store:
+        assert store.baselines() == {}, "after a boot all counters begin at 0"
+        assert (store.from_counters(), store.unplaced(), store.histories()) == ([], [], {})
+        store.apply(batch(baselines=[]))
+    with opened(tmp_path, boot_id="another") as store:
+        assert store.baselines() == {}
+
+
+def test_a_line_that_comes_late_completes_the_incident_of_the_counters(tmp_path: Path) -> None:
+    first = Entry(incident=kill("c", evidence=1), document='{"by":"counter"}', kills=1, from_counters=FROM_COUNTERS)
+    line = Entry(incident=kill("c", evidence=3), document='{"by":"line"}', kills=1, line_id="of the line")
+    with opened(tmp_path) as store:
+        store.apply(batch(first, printed=["c"], baselines=[]))
+        store.apply(batch(line))
+        assert store.counters[NODE_KILL] == 1
+        assert store.unprinted() == [("c", '{"by":"line"}')]
+        assert store.from_counters() == []
+    with opened(tmp_path) as store:
+        assert store.told("of the line") == store.told("c") == Told(id="c", kills=1)
+        assert store.told("unknown") is None
+
+
+def test_what_counters_told_goes_to_memory_and_back_with_the_rest(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        told = Entry(incident=kill("c"), document="{}", kills=4, from_counters=FROM_COUNTERS)
+        line = Entry(incident=kill("d"), document="{}", line_id="of d")
+        store.apply(batch(told, line, baselines=[BASELINE]))
+        before = store.baselines(), store.from_counters(), store.told("c"), store.told("of d")
+        with full_disk(200_000):
+            for n in range(200):
+                store.apply(batch(entry(f"{n}", document="x" * 2000)))
+            assert not store.persistent
+            assert (store.baselines(), store.from_counters(), store.told("c"), store.told("of d")) == before
+            moved = BASELINE._replace(told=4)
+            store.apply(batch(baselines=[moved]))
+        assert store.retry(AT)
+        assert (store.baselines(), store.told("of d")) == ({POD: moved}, before[3])
+
+
+def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a")))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    for table in ("aliases", "cgroups", "from_counters", "histories"):
+        db.execute(f"DROP TABLE {table}")
+    db.execute("ALTER TABLE incidents DROP COLUMN kills")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    with opened(tmp_path) as store:
+        assert store.persistent
+        assert store.told("a") == Told(id="a", kills=1)
+        assert store.counters[NODE_KILL] == 1
+        assert store.baselines() is None
 
 
 def test_only_settled_incidents_are_printed_and_each_until_it_is_out(tmp_path: Path) -> None:
@@ -216,7 +295,7 @@ def _spoil(path: Path, how: bytes | str) -> None:
         store.apply(batch(*[entry(f"{n}", document="x" * 3000) for n in range(50)]))
     if how == "newer":
         db = sqlite3.connect(path)
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
         db.close()
         return
     content = path.read_bytes()

@@ -80,6 +80,7 @@ class Draft:
         "has_header",
         "invoker",
         "killed_comms",
+        "kill_lines",
         "kills",
         "last_at",
         "stat",
@@ -105,6 +106,7 @@ class Draft:
         self.chosen_line: DecisiveLine | None = None
         self.group_memcg: str | None = None
         self.kills: list[KillLine] = []
+        self.kill_lines = 0
         # By pid, for groups of thousands.
         self.killed_comms: dict[int | None, str | None] = {}
 
@@ -196,12 +198,14 @@ class Draft:
     def add_kill(self, line: KillLine) -> None:
         """Each process once: the kernel prints a group's first victim twice."""
         process = line.kill.process
+        self.kill_lines += 1
         if process.pid not in self.killed_comms:
             self.kills.append(line)
             self.killed_comms[process.pid] = process.comm
 
     def take_last_kill(self) -> KillLine:
         line = self.kills.pop()
+        self.kill_lines -= 1
         del self.killed_comms[line.kill.process.pid]
         return line
 
@@ -246,6 +250,7 @@ class Draft:
             page_size_known=page_size_known,
             missing=self._missing(),
             contradictions=self._contradictions(kill, summary),
+            kill_lines=max(1, self.kill_lines),
         )
 
     def _scope(self, kill: Kill | None) -> Scope | None:

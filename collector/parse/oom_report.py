@@ -15,10 +15,12 @@ Where the kernel prints its callers (CONFIG_PRINTK_CALLER), reports are kept apa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from collector.model import Invoker, KernelRecord, Moment, OomReport
+from collector.parse.kmsg import KmsgRun
 from collector.parse.oom_draft import SETTLE_SECONDS, UNDECIDED_SECONDS, DecisiveLine, Draft, Dump, KillLine, Stat
 from collector.parse.oom_lines import (
     Chosen,
@@ -41,7 +43,7 @@ from collector.parse.oom_lines import (
     is_statistic,
     parse_oom_line,
 )
-from collector.parse.summary import Summary, is_continuation, parse_summary
+from collector.parse.summary import Summary, parse_summary
 
 # What one assembler holds at most.
 MAX_LANES = 64
@@ -75,28 +77,22 @@ class OomReportAssembler:
         return bool(self._lanes) and any(lane.is_open for lane in self._lanes.values())
 
     def push(self, record: KernelRecord, at: float | None) -> list[OomReport]:
-        reports: list[OomReport] = []
-        if at is not None and self._lanes and at >= self._next_expiry:
-            reports = self._expire(at)
-        text = record.text
+        reports = [] if at is None or at < self._next_expiry else self._expire(at)
         key = (record.host, record.caller)
-        lane = self._lanes.get(key)
-        if lane is not None and lane.take_body(text, at):
-            return reports
-        line = parse_oom_line(text)
-        if line is None and not is_continuation(text):
-            return reports
-        if lane is None:
-            lane = self._lane_like(key)
-        if lane is None:
-            if line is None or isinstance(line, _NEVER_FIRST):
+        texts = enumerate(record.texts if isinstance(record, KmsgRun) else (record.text,))
+        while True:
+            lane = self._lanes.get(key)
+            other = next(texts, None) if lane is None else lane.take_body(texts, at)
+            if other is None:
                 return reports
-            lane = self._open_lane(key, reports)
-        if line is None:
-            lane.continue_summary(text)
-        else:
-            lane.take(line, record, at, reports)
-        return reports
+            line = parse_oom_line(other[1])
+            lane = lane or self._lane_like(key)
+            if line is None:
+                if lane is not None:
+                    lane.continue_summary(other[1])
+            elif lane is not None or not isinstance(line, _NEVER_FIRST):
+                lane = lane or self._open_lane(key, reports)
+                lane.take(line, _Arrival(record, *other, at, reports))
 
     def flush(self, at: float | None) -> list[OomReport]:
         """Settle what is old enough at `at`; None: everything."""
@@ -133,15 +129,17 @@ class OomReportAssembler:
 
 
 class _Arrival(NamedTuple):
-    """The record of a line, when it came, and where the reports go that it finishes."""
+    """A text of a record or run, when it came, and where the reports go that it finishes."""
 
     record: KernelRecord
+    place: int
+    text: str
     at: float | None
     reports: list[OomReport]
 
     @property
     def moment(self) -> Moment:
-        record = self.record
+        record = self.record.record(self.place) if isinstance(self.record, KmsgRun) else self.record
         return Moment(
             sequence=record.sequence,
             monotonic_usec=record.monotonic_usec,
@@ -181,38 +179,35 @@ class _Lane:
     def is_idle(self) -> bool:
         return not self.is_open and not self.told and self.cpu is None
 
-    def take_body(self, text: str, at: float | None) -> bool:
+    def take_body(self, texts: Iterator[tuple[int, str]], at: float | None) -> tuple[int, str] | None:
         """
-        Take a row of the dump or a line of the statistics that is being printed: most records of a report are these.
+        Take rows of the dump and lines of the statistics that are being printed: most records of a report are these.
 
-        False: the line is something else.
+        Returns the first text that is something else; None: there is none.
         """
-        if text[:1] == "[":
-            dump = self.dump
-            # The next dump's header ends so, and the row of a task that is called "name".
-            if dump is None or (text.endswith(" name") and is_dump_header(text)):
-                return False
-            if len(dump.rows) < MAX_ROWS:
-                dump.rows.append(text)
+        for index, text in texts:
+            if text[:1] == "[":
+                dump = self.dump
+                if dump is None or ("pid" in text and is_dump_header(text)):
+                    return index, text
+                if len(dump.rows) < MAX_ROWS:
+                    dump.rows.append(text)
+                else:
+                    dump.left_out += 1
             else:
-                dump.left_out += 1
-        else:
-            stat = self.stat
-            if stat is None:
-                return False
-            name, _, value = text.partition(" ")
-            if not is_statistic(name, value) or len(stat.values) >= MAX_STAT:
-                return False
-            stat.values.setdefault(name, int(value))
-        self.last_at = at
-        return True
+                stat = self.stat
+                if stat is None:
+                    return index, text
+                name, _, value = text.partition(" ")
+                if not is_statistic(name, value) or len(stat.values) >= MAX_STAT:
+                    return index, text
+                stat.values.setdefault(name, int(value))
+            self.last_at = at
+        return None
 
-    def take(  # noqa: C901, PLR0912 - one case for each kind of line
-        self, line: OomLine, record: KernelRecord, at: float | None, reports: list[OomReport]
-    ) -> None:
-        """Add any other line to the report it belongs to; reports: what it finishes is appended."""
-        self.last_at = at
-        arrival = _Arrival(record, at, reports)
+    def take(self, line: OomLine, arrival: _Arrival) -> None:  # noqa: C901, PLR0912 - one case for each kind of line
+        """Add any other line to the report it belongs to."""
+        self.last_at = at = arrival.at
         match line:
             case Header():
                 draft = self._open(arrival)
@@ -251,7 +246,7 @@ class _Lane:
 
     def continue_summary(self, text: str) -> None:
         for draft in reversed(self.undecided):
-            if draft.continue_summary(text):
+            if draft.summary_line is not None and draft.continue_summary(text):
                 return
 
     def expire(self, at: float, reports: list[OomReport]) -> None:
@@ -359,10 +354,10 @@ class _Lane:
             draft = killed  # a log that shows the newest record first
         else:
             draft = self._owner("chosen", arrival)
-        draft.chosen, draft.chosen_line = line, DecisiveLine(arrival.record.text, arrival.moment)
+        draft.chosen, draft.chosen_line = line, DecisiveLine(arrival.text, arrival.moment)
 
     def _take_kill(self, kill: Kill, arrival: _Arrival) -> None:
-        line = KillLine(arrival.record.text, arrival.moment, kill)
+        line = KillLine(arrival.text, arrival.moment, kill)
         draft = self._pick([draft for draft in self.undecided if draft.expects(kill)])
         if draft is None and self.killed is not None and self.killed.takes_member(kill):
             self.killed.add_kill(line)
@@ -374,7 +369,10 @@ class _Lane:
                 self._tell_again(late, line, arrival.reports)
                 return
             likely = [draft for draft in self.undecided if draft.may_have_killed(kill)]
-            draft = self._pick([draft for draft in likely if draft.chosen is not None] or likely) or self._open(arrival)
+            draft = self._pick([draft for draft in likely if draft.chosen is not None] or likely)
+        if draft is None:
+            self._drop_undecided()
+            draft = self._open(arrival)
         self._settle_killed(arrival.reports)
         self._take_out(draft)
         draft.add_kill(line)
@@ -414,6 +412,12 @@ class _Lane:
             self.dump = None
         if draft.dump is not None:
             self.last_dump = draft.dump
+
+    def _drop_undecided(self) -> None:
+        """Reports are printed under a lock, so a kill that none expects is the last one's or comes after all."""
+        if not self.interleaved:
+            for draft in [draft for draft in self.undecided if not draft.is_decided]:
+                self._take_out(draft)
 
     def _settle_killed(self, reports: list[OomReport]) -> None:
         if self.killed is not None:

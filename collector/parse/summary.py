@@ -45,12 +45,6 @@ _PIECES = tuple(
     f",{name}" for name in ("nodemask=", "cpuset=", "mems_allowed=", "oom_memcg=", "global_oom", "task_memcg=", "task=")
 )
 # Three records of 3.15 to 3.19: "Task in /a", " killed as a result of limit of ", "/b". Viewers trim the blanks.
-_TASK_IN_PIECES = tuple(
-    f"{blank}{piece}"
-    for blank in ("", " ")
-    for piece in ("killed as a result of limit of", "as a result of limit of", "/")
-)
-_CONTINUATIONS = (*_PIECES, *_TASK_IN_PIECES)
 _MAX_SPLITS = 8
 
 
@@ -78,11 +72,6 @@ class Summary:
         if self.global_oom:
             return Scope.GLOBAL
         return Scope.MEMCG if self.oom_memcg is not None else None
-
-
-def is_continuation(text: str) -> bool:
-    """Whether this can be a piece that another record split off a summary line (pr_cont): see join_pieces()."""
-    return text.startswith(_CONTINUATIONS)
 
 
 def is_unfinished(text: str) -> bool:

@@ -13,19 +13,22 @@ Source: mm/oom_kill.c dump_tasks().
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import repeat
 
 from collector.model import Task
 
-# What every known layout has in these places; used for rows whose header is not in the log.
-_FIRST_COLUMNS = ("pid", "uid", "tgid", "total_vm", "rss")
+# What every known layout has in these places behind the pid; used for rows whose header is not in the log.
+_FIRST_COLUMNS = ("uid", "tgid", "total_vm", "rss")
 _LAST_COLUMNS = ("oom_score_adj", "name")
 # With fewer numbers than this, the last one may be the oom_adj of a kernel before 2.6.36.
-_LEAST_NUMBERS = 8
+_LEAST_NUMBERS = 7
+# Rows that are read in one step: what becomes of them stays in the processor's cache.
+_CHUNK = 256
 
 _PAGE_TABLE_PAGES = ("nr_ptes", "nr_pmds", "nr_puds")
 _PID = re.compile(r"\[\s*(\d{1,10})\s*\] ")
-_NO_COLUMN = -1
 
 
 def row_pid(row: str) -> int | None:
@@ -41,74 +44,81 @@ def find_row(rows: Iterable[str], pid: int | None) -> str | None:
     return None
 
 
-def read_tasks(columns: tuple[str, ...] | None, rows: Iterable[str], page_size: int) -> tuple[Task, ...]:
+def read_tasks(columns: tuple[str, ...] | None, rows: Sequence[str], page_size: int) -> tuple[Task, ...]:
     """
     columns: those behind the pid, as the header names them; None where it is not in the log.
 
     Rows that do not fit the columns (cut at the right edge, torn) are left out.
     """
-    layout = _Layout(("pid", *columns), page_size) if columns else None
-    tasks = [(layout or _Layout(_guess_columns(row), page_size)).read(row) for row in rows]
-    return tuple(task for task in tasks if task is not None)
+    tasks: list[Task] = []
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        try:
+            tasks += _read_rows(columns or _guess_columns(chunk[0]), chunk, page_size)
+        except ValueError:
+            for row in chunk:
+                with suppress(ValueError):
+                    tasks += _read_rows(columns or _guess_columns(row), (row,), page_size)
+    return tuple(tasks)
 
 
 def total_vm_pages(columns: tuple[str, ...] | None, row: str) -> int | None:
-    task = next(iter(read_tasks(columns, (row,), 1)), None)
-    return None if task is None else task.total_vm_bytes
+    try:
+        place = (columns or _FIRST_COLUMNS).index("total_vm")
+        return int(row.partition("]")[2].split(None, place + 1)[place])
+    except (ValueError, IndexError):
+        return None
 
 
-class _Layout:
-    """The places of the columns in a row whose brackets were taken away, found once for all rows."""
+def _read_rows(columns: tuple[str, ...], rows: Sequence[str], page_size: int) -> list[Task]:
+    """
+    Column by column: each step is one call for a dump of thousands, which takes half the time of row by row.
 
-    def __init__(self, columns: tuple[str, ...], page_size: int) -> None:
-        place = {name: index for index, name in enumerate(columns)}
-        self._numbers = len(columns) - 1
-        self._page_size = page_size
-        # A column that a layout lacks is looked up behind the numbers, where read() puts None.
-        self._uid, self._tgid, self._total_vm, self._rss, self._swap, self._adj, self._pgtables = (
-            place.get(name, _NO_COLUMN)
-            for name in ("uid", "tgid", "total_vm", "rss", "swapents", "oom_score_adj", "pgtables_bytes")
+    Raises ValueError when a row does not fit.
+    """
+    *fields, ends = zip(*[row[1:].replace("]", " ", 1).split(None, len(columns) - 1) for row in rows], strict=True)
+    # One blank stands before the name; a name may begin with more of them.
+    last, blanks, comms = zip(*[end.partition(" ") for end in ends], strict=True)
+    if "" in blanks:
+        raise ValueError("a row without a name")
+    numbers = {
+        name: list(map(int, column)) for name, column in zip(("pid", *columns[:-1]), (*fields, last), strict=True)
+    }
+    unknown = repeat(None)
+
+    def plain(name: str) -> Iterable[int | None]:
+        return numbers.get(name, unknown)
+
+    def pages(name: str) -> Iterable[int | None]:
+        return [number * page_size for number in numbers[name]] if name in numbers else unknown
+
+    page_tables = [numbers[name] for name in _PAGE_TABLE_PAGES if name in numbers]
+    return list(
+        map(
+            Task,
+            numbers["pid"],
+            plain("tgid"),
+            plain("uid"),
+            comms,
+            pages("total_vm"),
+            pages("rss"),
+            [sum(each) * page_size for each in zip(*page_tables, strict=True)]
+            if page_tables
+            else plain("pgtables_bytes"),
+            pages("swapents"),
+            plain("oom_score_adj"),
         )
-        self._pgtables_pages = tuple(place[name] for name in _PAGE_TABLE_PAGES if name in place)
-
-    def read(self, row: str) -> Task | None:
-        fields = row.replace("[", " ", 1).replace("]", " ", 1).split(None, self._numbers - 1)
-        if len(fields) < self._numbers:
-            return None
-        # One blank stands before the name; a name may begin with more of them.
-        fields[-1], named, name = fields[-1].partition(" ")
-        if not named:
-            return None
-        try:
-            numbers: list[int | None] = [*map(int, fields), None]
-        except ValueError:
-            return None
-        size = self._page_size
-        total_vm, rss, swap = numbers[self._total_vm], numbers[self._rss], numbers[self._swap]
-        pgtables = numbers[self._pgtables]
-        if self._pgtables_pages:
-            pgtables = sum(int(fields[place]) for place in self._pgtables_pages) * size
-        return Task(
-            numbers[0] or 0,
-            numbers[self._tgid],
-            numbers[self._uid],
-            name,
-            total_vm and total_vm * size,
-            rss and rss * size,
-            pgtables,
-            swap and swap * size,
-            numbers[self._adj],
-        )
+    )
 
 
 def _guess_columns(row: str) -> tuple[str, ...]:
     """Name the columns that are certain without a header, by their place; the others get names that nobody reads."""
-    numbers = 0
-    for field in row.replace("[", " ", 1).replace("]", " ", 1).split():
+    count = 0
+    for field in row.partition("]")[2].split():
         if not field.removeprefix("-").isdecimal():
             break
-        numbers += 1
-    unknown = max(0, numbers - len(_FIRST_COLUMNS))
-    if numbers < _LEAST_NUMBERS:
+        count += 1
+    unknown = max(0, count - len(_FIRST_COLUMNS))
+    if count < _LEAST_NUMBERS:
         return (*_FIRST_COLUMNS, *("?",) * unknown, "name")
     return (*_FIRST_COLUMNS, *("?",) * (unknown - 1), *_LAST_COLUMNS)

@@ -12,15 +12,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from collector import journal
+from collector import batch
 from collector.model import Cause
+from collector.reconcile import UNATTRIBUTED_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from collector.journal import CounterKey
+    from collector.batch import CounterKey
 
 STDOUT = "stdout"
 DELIVERED = "delivered"
@@ -55,6 +56,8 @@ class Metrics:
         self._latencies = [0] * (len(_LATENCY_BUCKETS) + 1)
         self._latency_sum = 0.0
         self.source_up: Mapping[str, bool] = dict.fromkeys(sources, False)
+        self.witness_up: dict[str, bool] = {}
+        """What tells more than the kernel log does: cgroup, process_index, proc_connector."""
         self.state_persistent = True
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Families(self))
@@ -94,49 +97,66 @@ class Metrics:
         causes = tuple(str(cause) for cause in Cause)
         yield _counter(
             "oom_kills",
-            "Decisions of the kernel's OOM killer on this node, from its log; a group kill is one.",
+            "Decisions of the kernel's OOM killer on this node, from its log and memory.events; a group kill is one.",
             "cause",
-            {cause: shown(journal.KILLS, cause) for cause in causes},
+            {cause: shown(batch.KILLS, cause) for cause in causes},
         )
         yield _counter(
             "oom_killed_processes",
-            "Processes that the kernel's OOM killer killed, members of group kills included, from its log.",
+            "Processes that the kernel's OOM killer killed, members of group kills included.",
             "cause",
-            {cause: shown(journal.PROCESSES, cause) for cause in causes},
+            {cause: shown(batch.PROCESSES, cause) for cause in causes},
         )
         yield _counter(
             "oom_collector_unattributed_kills",
-            "Kills whose victim's cgroup the kernel log does not tell.",
+            "Kills whose pod or container nothing tells, or several may be.",
             "reason",
-            {journal.NO_CGROUP: shown(journal.UNATTRIBUTED, journal.NO_CGROUP)},
+            {reason: shown(batch.UNATTRIBUTED, reason) for reason in UNATTRIBUTED_REASONS},
         )
         up = GaugeMetricFamily(
-            "oom_collector_source_up", "1: this kernel log is read and was read to its end.", labels=("source",)
+            "oom_collector_source_up",
+            "1: delivers; a kernel log, when it was read to its end.",
+            labels=("source",),
         )
-        for source, is_up in self.source_up.items():
+        for source, is_up in (*self.source_up.items(), *self.witness_up.items()):
             up.add_metric((source,), float(is_up))
         yield up
         yield _counter(
             "oom_collector_records_lost",
             "Kernel records that were overwritten before they were read; a gap of unknown size counts as 1.",
             "source",
-            {source: shown(journal.LOST, source) for source in self._sources},
+            {source: shown(batch.LOST, source) for source in self._sources},
         )
         yield _plain_counter(
             "oom_collector_malformed_records",
             "Records of the kernel log that could not be read.",
-            shown(journal.MALFORMED, ""),
+            shown(batch.MALFORMED, ""),
         )
         yield _plain_counter(
             "oom_collector_forged_records",
             "Records with the words of an OOM kill that user space wrote into the kernel log; they are not believed.",
-            shown(journal.FORGED, ""),
+            shown(batch.FORGED, ""),
+        )
+        yield _plain_counter(
+            "oom_collector_foreign_kills",
+            "Kills of other nodes that share this kernel (kind, LXC); they are left alone.",
+            shown(batch.FOREIGN, ""),
+        )
+        yield _plain_counter(
+            "oom_collector_process_events_lost",
+            "Times that the kernel had to drop process events, because they were not read in time.",
+            shown(batch.PROCESS_EVENTS_LOST, ""),
+        )
+        yield _plain_counter(
+            "oom_collector_process_events_shed",
+            "Process events, or spans of them, that were left unread in a storm of forks to save CPU.",
+            shown(batch.PROCESS_EVENTS_SHED, ""),
         )
         deliveries = CounterMetricFamily(
             "oom_collector_sink_deliveries", "Incidents handed to a sink.", labels=("sink", "outcome")
         )
         for outcome in (DELIVERED, FAILED):
-            deliveries.add_metric((STDOUT, outcome), shown(journal.DELIVERIES, f"{STDOUT} {outcome}"))
+            deliveries.add_metric((STDOUT, outcome), shown(batch.DELIVERIES, f"{STDOUT} {outcome}"))
         yield deliveries
         yield HistogramMetricFamily(
             "oom_collector_kill_to_metric_seconds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collector.errors import ParseError
-from collector.parse.kmsg import is_wanted, parse_kmsg_record
+from collector.parse.kmsg import is_wanted, parse_kmsg_record, parse_kmsg_run
 from collector.parse.oom_lines import tells_of_oom_kill
 from tests import lines
 
@@ -85,3 +85,34 @@ def test_the_filter_refuses_most_of_a_log() -> None:
     noise = ["usb 1-1: new high-speed USB device number 2", "eth0: renamed from veth1", "audit: type=1400 audit(1.2:3)"]
     assert not any(is_wanted(lines.raw(text)) for text in noise)
     assert not any(tells_of_oom_kill(text) for text in noise)
+
+
+def test_a_run_reads_as_one_by_one() -> None:
+    raws = [
+        lines.raw(text, number, 1_000_000 + number)
+        for number, text in enumerate(["a;b", "", "x\\y\nz", "[1] caf\u00e9"])
+    ]
+    run = parse_kmsg_run(raws)
+    assert run is not None
+    single = [parse_kmsg_record(raw) for raw in raws]
+    assert list(run.texts) == [record.text for record in single]
+    assert [run.record(index).sequence for index in range(4)] == [0, 1, 2, 3]
+    assert (run.text, run.facility, run.sequence, run.caller) == (single[0].text, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"14,2,1,-;Out of memory: Killed process 1 (x) total-vm:1kB\n", id="user space"),
+        pytest.param(b"9,2,1,-;x\n", id="user space, one digit"),
+        pytest.param(b"6,2,1,-,caller=T1;x\n", id="caller"),
+        pytest.param(b"6,2,1,-;x\n SUBSYSTEM=usb\n", id="dictionary"),
+        pytest.param(b"6,2,1,-\n", id="no message"),
+        pytest.param(b"\n", id="empty"),
+        pytest.param(b"6,2,1,-;x\n6,3,1,-;y\n", id="two in one"),
+        pytest.param(b"6,2,2000000,-;x\n", id="a second later"),
+        pytest.param(b"6,2;x\n", id="no time"),
+    ],
+)
+def test_no_run(raw: bytes) -> None:
+    assert parse_kmsg_run([b"6,1,1,-;x\n", raw]) is None

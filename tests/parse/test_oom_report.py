@@ -191,13 +191,14 @@ def group_kill(members: Sequence[int] = (258, 259), *, victim: int = 257, again:
 def test_group_kill_counts_each_process_once() -> None:
     (report,) = assemble([*lines.report()[:-1], *group_kill()])
     assert report.group_memcg == CONTAINER
+    assert report.kill_lines == 4, "as often as the kernel counted"
     assert report.victim.pid == 257
     assert [process.pid for process in report.also_killed] == [258, 259]
 
 
 def test_group_kill_of_one() -> None:
     (report,) = assemble([*lines.report()[:-1], *group_kill(())])
-    assert (report.group_memcg, report.also_killed) == (CONTAINER, ())
+    assert (report.group_memcg, report.also_killed, report.kill_lines) == (CONTAINER, (), 2)
 
 
 def test_two_rate_limited_group_kills() -> None:

@@ -11,11 +11,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from collector.journal import DELIVERIES, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED
+from collector.batch import DELIVERIES, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED
 from collector.sinks.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collector.journal import CounterKey
+    from collector.batch import CounterKey
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -62,6 +62,7 @@ def text(shown: Metrics, accept: str = "") -> str:
 def test_the_whole_exposition(name: str, accept: str) -> None:
     shown = metrics(COUNTERS)
     shown.source_up = {"kmsg": True}
+    shown.witness_up = {"cgroup": True, "process_index": True, "proc_connector": False}
     shown.observe_kill(0.0007)
     shown.observe_kill(0.004)
     shown.observe_kill(2.04)
@@ -71,7 +72,7 @@ def test_the_whole_exposition(name: str, accept: str) -> None:
     assert rendered == (GOLDEN / name).read_text()
     assert "_created" not in rendered
     parse = parse_openmetrics if "openmetrics" in name else parse_text
-    assert len(list(parse(rendered))) == 11
+    assert len(list(parse(rendered))) == 14
 
 
 def test_every_cause_is_there_from_the_first_answer() -> None:

@@ -1,0 +1,92 @@
+"""What the journal is given at once, and the names of its counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from collector.ledger import Baseline
+    from collector.model import Incident, MemcgPath
+    from collector.reconcile import FromCounters
+
+# (name, label value): the counters are few and closed sets, so the whole of them is kept in memory too.
+CounterKey = tuple[str, str]
+
+KILLS = "kills"
+PROCESSES = "processes"
+UNATTRIBUTED = "unattributed"
+FORGED = "forged"
+MALFORMED = "malformed"
+LOST = "lost"
+DELIVERIES = "deliveries"
+FOREIGN = "foreign"
+PROCESS_EVENTS_LOST = "process_events_lost"
+PROCESS_EVENTS_SHED = "process_events_shed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much of the journal is kept. The ids of the current boot are kept anyway: its log can be read again."""
+
+    count: int = 1000
+    age: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A source's cursor, as sources.base.Cursor has it."""
+
+    source: str
+    boot_id: str | None
+    position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """
+    `counts` False: journalled only. `document`: one line of JSON. `live`: killed while this process was reading.
+    `kills`, `line_id`, `from_counters`, `unattributed`: see reconcile.Taken.
+    """
+
+    incident: Incident
+    document: str
+    counts: bool = True
+    live: bool = True
+    kills: int = 1
+    line_id: str | None = None
+    from_counters: FromCounters | None = None
+    unattributed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """
+    What changes together.
+
+    `added`: counters that no incident moves. `printed`: ids that stdout took. `read_all`: see Journal.apply().
+    `baselines`, `gone`: of the ledger; None: it keeps none. `counted_off`: ids of bare lines that stand for a kill
+    which the counters have. `histories`: what the history of a cgroup is restored from, None: it is over.
+    """
+
+    at: datetime
+    entries: Sequence[Entry] = ()
+    added: Mapping[CounterKey, int] = field(default_factory=dict)
+    printed: Sequence[str] = ()
+    position: Position | None = None
+    read_all: bool = False
+    baselines: Sequence[Baseline] | None = None
+    gone: Sequence[MemcgPath] = ()
+    counted_off: Sequence[str] = ()
+    histories: Mapping[MemcgPath, bytes | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a batch did to the counters: those of kills that happened while nobody read stand apart."""
+
+    counted: tuple[str, ...]
+    late: Mapping[CounterKey, int]

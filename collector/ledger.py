@@ -1,0 +1,310 @@
+"""
+Up to which value of each cgroup's `oom_kill` every kill is told; what the counter has beyond that is missing.
+
+memory.events count for everything below, and go on counting for what is gone: a container's kills stay in its pod, a
+pod's in its slice. docs/decisions/0005-lines-against-counters.md tells why this and no list of what was seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from collector.model import MemcgPath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from collector.model import Counters
+
+# Marks of `oom` that are kept for each cgroup: for naming the limit of a kill of the last seconds.
+HITS = 16
+ALWAYS = float("-inf")
+
+
+# Cgroups that a line named and that were not found yet; most never will be.
+MAX_UNSEEN = 4096
+
+
+class Baseline(NamedTuple):
+    """What a restart goes on from, for one cgroup of this boot. `inode` 0: told of by lines, and not found yet."""
+
+    path: MemcgPath
+    inode: int
+    told: int
+    groups_told: int
+    oom: int
+    local_oom: int | None
+
+
+class Missing(NamedTuple):
+    """
+    Kills that the counters know and nobody told, in `path` or in what was below it and is gone.
+
+    `groups`: group kills among them, None where the kernel does not count those. `since`: when the first of them was
+    noticed. `after`: it was not there yet at that time; None: not known. Both CLOCK_MONOTONIC seconds.
+    """
+
+    path: MemcgPath
+    inode: int
+    told: int
+    kills: int
+    groups: int | None
+    group: bool
+    since: float
+    after: float | None
+
+
+class LimitHit(NamedTuple):
+    """`limited`: the one cgroup whose own limit was hit; `unlimited`: none in this tree was."""
+
+    limited: MemcgPath | None
+    unlimited: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Cgroup:
+    reading: Counters
+    told: int
+    groups_told: int
+    # When `oom` moved between two readings: here (its own limit), and here or below.
+    own_hits: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HITS))
+    hits: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HITS))
+    gone: bool = False
+
+    @property
+    def short(self) -> int:
+        return self.reading.oom_kill - self.told
+
+    @property
+    def groups_short(self) -> int:
+        return (self.reading.oom_group_kill or 0) - self.groups_told
+
+
+class Ledger:
+    """
+    The counters of a tree of cgroups, and what of them is told.
+
+    baselines: of a former process in this boot; None: the first start ever, where what counters show is old.
+    """
+
+    def __init__(self, baselines: Mapping[MemcgPath, Baseline] | None) -> None:
+        self._baselines = dict(baselines or {})
+        self._first_start = baselines is None
+        self._cgroups: dict[MemcgPath, _Cgroup] = {}
+        self._unseen = {row.path: row for row in self._baselines.values() if not row.inode}
+        self._short: set[MemcgPath] = set()
+        self._noticed: dict[MemcgPath, deque[tuple[float, float | None]]] = {}
+        self._changed: set[MemcgPath] = set()
+        self._forgotten: set[MemcgPath] = set()
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._cgroups
+
+    def end_of_first_scan(self) -> None:
+        """A cgroup that is found from now on is new. What is stored and was not found is gone."""
+        self._first_start = False
+        self._forgotten.update(path for path in self._baselines if path not in self._cgroups)
+        self._baselines.clear()
+        self._unseen.clear()
+
+    def observe(self, counters: Counters) -> None:
+        """Take a reading. Those above a cgroup have to come before it: what they owe bounds what it may owe."""
+        cgroup = self._cgroups.get(counters.path)
+        if cgroup is None or cgroup.reading.inode != counters.inode:
+            self._begin(counters)
+        else:
+            _mark_hits(cgroup, counters, counters.after)
+            cgroup.reading, cgroup.gone = counters, False
+            cgroup.told = min(cgroup.told, counters.oom_kill)
+        self._touch(counters.path)
+        self._notice(counters.at, counters.after)
+
+    def gone(self, path: MemcgPath, inode: int, at: float) -> None:
+        """A cgroup whose kills are not all told is kept until they are: it knows better than its parent who died."""
+        cgroup = self._cgroups.get(path)
+        if cgroup is None or cgroup.reading.inode != inode:
+            return
+        cgroup.gone = True
+        if path not in self._noticed:
+            self._forget(path)
+        self._notice(at, None)
+
+    def tell(self, path: MemcgPath, kills: int, *, groups: int = 0) -> None:
+        """A process in `path` was told as killed, `kills` times by the kernel's way of counting."""
+        for above in upwards(path):
+            cgroup = self._cgroups.get(above)
+            if cgroup is None:
+                self._remember(above, kills, groups)
+            else:
+                cgroup.told = min(cgroup.told + kills, cgroup.reading.oom_kill)
+                cgroup.groups_told = min(cgroup.groups_told + groups, cgroup.reading.oom_group_kill or 0)
+                self._touch(above)
+        self._notice(None, None)
+
+    @property
+    def is_short(self) -> bool:
+        return bool(self._noticed)
+
+    def owes(self, path: MemcgPath) -> int:
+        """Kills that nobody told, in `path` or below; for a path that is not known, in the nearest known above."""
+        return min((cgroup.short for above in upwards(path) if (cgroup := self._cgroups.get(above))), default=0)
+
+    def missing(self) -> list[Missing]:
+        """What is missing, each at the deepest cgroup that shows it; the oldest first."""
+        found = []
+        for path, kills in self._own().items():
+            cgroup, noticed = self._cgroups[path], self._noticed[path]
+            reading = cgroup.reading
+            found.append(
+                Missing(
+                    path=path,
+                    inode=reading.inode,
+                    told=cgroup.told,
+                    kills=kills,
+                    groups=None if reading.oom_group_kill is None else self._own_groups(path),
+                    group=bool(reading.group),
+                    since=noticed[0][0],
+                    after=noticed[0][1],
+                )
+            )
+        return sorted(found, key=lambda missing: missing.since)
+
+    def limit_hit(self, path: MemcgPath, start: float, end: float) -> LimitHit:
+        """Whose own limit, at or above `path`, was hit between these times (CLOCK_MONOTONIC seconds)."""
+        chain = [cgroup for above in upwards(path) if (cgroup := self._cgroups.get(above)) is not None]
+        hit = [cgroup.reading.path for cgroup in chain if _overlaps(cgroup.own_hits, start, end)]
+        # The uppermost counts for all below it.
+        quiet = bool(chain) and not _overlaps(chain[-1].hits, start, end)
+        return LimitHit(limited=hit[0] if len(hit) == 1 else None, unlimited=quiet)
+
+    def take_changes(self) -> tuple[list[Baseline], list[MemcgPath]]:
+        """Baselines to be stored and paths whose baselines to be removed, since the last call."""
+        stored = [self._unseen[path] for path in self._changed if path in self._unseen]
+        stored += [
+            Baseline(path, reading.inode, cgroup.told, cgroup.groups_told, reading.oom, reading.local_oom)
+            for path in self._changed
+            if (cgroup := self._cgroups.get(path)) is not None
+            and ((reading := cgroup.reading).oom_kill or reading.oom or reading.local_oom)
+        ]
+        forgotten = [path for path in self._forgotten if path not in self._cgroups and path not in self._unseen]
+        self._changed.clear()
+        self._forgotten.clear()
+        return stored, forgotten
+
+    def _begin(self, counters: Counters) -> None:
+        baseline = self._baselines.get(counters.path)
+        groups = counters.oom_group_kill or 0
+        if self._first_start:
+            cgroup = _Cgroup(counters, counters.oom_kill, groups)
+        elif baseline is not None and baseline.inode == counters.inode:
+            cgroup = _Cgroup(counters, min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups))
+            if counters.oom > baseline.oom:
+                cgroup.hits.append((ALWAYS, counters.at))
+            if (counters.local_oom or 0) > (baseline.local_oom or 0):
+                cgroup.own_hits.append((ALWAYS, counters.at))
+        else:
+            told, groups_told = self._told_before(counters)
+            cgroup = _Cgroup(counters, told, groups_told)
+            if counters.oom:
+                cgroup.hits.append((ALWAYS, counters.at))
+            if counters.local_oom:
+                cgroup.own_hits.append((ALWAYS, counters.at))
+        self._cgroups[counters.path] = cgroup
+
+    def _told_before(self, counters: Counters) -> tuple[int, int]:
+        """Of a new cgroup's kills and group kills, those that were told before it was found."""
+        groups = counters.oom_group_kill or 0
+        line = self._unseen.pop(counters.path, None)
+        told, groups_told = (line.told, line.groups_told) if line is not None else (0, 0)
+        # At least what its parents do not miss any more.
+        owed = [self._cgroups[above].short for above in _above(counters.path) if above in self._cgroups]
+        told = min(counters.oom_kill, max(told, counters.oom_kill - min(owed) if owed else 0))
+        return told, groups if told == counters.oom_kill else min(groups, groups_told)
+
+    def _remember(self, path: MemcgPath, kills: int, groups: int) -> None:
+        known = self._unseen.pop(path, None) or Baseline(path, 0, 0, 0, 0, None)
+        self._unseen[path] = known._replace(told=known.told + kills, groups_told=known.groups_told + groups)
+        self._changed.add(path)
+        if len(self._unseen) > MAX_UNSEEN:
+            oldest = next(iter(self._unseen))
+            del self._unseen[oldest]
+            self._forgotten.add(oldest)
+
+    def _forget(self, path: MemcgPath) -> None:
+        del self._cgroups[path]
+        self._short.discard(path)
+        self._changed.discard(path)
+        self._forgotten.add(path)
+
+    def _touch(self, path: MemcgPath) -> None:
+        self._changed.add(path)
+        if self._cgroups[path].short > 0:
+            self._short.add(path)
+        else:
+            self._short.discard(path)
+
+    def _own(self) -> dict[MemcgPath, int]:
+        """How many kills each cgroup misses that none below it is proved to miss."""
+        below: dict[MemcgPath | None, list[MemcgPath]] = {}
+        for path in self._short:
+            below.setdefault(self._parent(path), []).append(path)
+        own: dict[MemcgPath, int] = {}
+        tops = [(path, self._cgroups[path].short) for path in below.get(None, ())]
+        while tops:
+            path, kills = tops.pop()
+            children = {child: self._cgroups[child].short for child in below.get(path, ())}
+            # More than their parent misses: some of theirs were told before they were found, nobody knows whose.
+            surplus = max(0, sum(children.values()) - kills)
+            proved = {child: max(0, short - surplus) for child, short in children.items()}
+            own[path] = kills - sum(proved.values())
+            tops += proved.items()
+        return {path: kills for path, kills in own.items() if kills > 0}
+
+    def _parent(self, path: MemcgPath) -> MemcgPath | None:
+        return next((above for above in _above(path) if above in self._cgroups), None)
+
+    def _own_groups(self, path: MemcgPath) -> int:
+        below = sum(self._cgroups[other].groups_short for other in self._short if self._parent(other) == path)
+        return max(0, self._cgroups[path].groups_short - below)
+
+    def _notice(self, at: float | None, after: float | None) -> None:
+        """Keep the time at which each missing kill was noticed."""
+        own = self._own() if self._short else {}
+        for path, kills in own.items():
+            noticed = self._noticed.setdefault(path, deque())
+            while len(noticed) > kills:
+                noticed.popleft()
+            # Without a time of its own, what is missing was noticed with the counter's last reading.
+            mark = (self._cgroups[path].reading.at if at is None else at, after)
+            noticed.extend([mark] * (kills - len(noticed)))
+        for path in self._noticed.keys() - own.keys():
+            del self._noticed[path]
+            if self._cgroups[path].gone:
+                self._forget(path)
+
+
+def _mark_hits(cgroup: _Cgroup, counters: Counters, after: float | None) -> None:
+    span = (cgroup.reading.at if after is None else after, counters.at)
+    if counters.oom > cgroup.reading.oom:
+        cgroup.hits.append(span)
+    if (counters.local_oom or 0) > (cgroup.reading.local_oom or 0):
+        cgroup.own_hits.append(span)
+
+
+def _overlaps(spans: deque[tuple[float, float]], start: float, end: float) -> bool:
+    return any(first <= end and last >= start for first, last in spans)
+
+
+def upwards(path: MemcgPath) -> Iterator[MemcgPath]:
+    """The path itself, and all above it up to "/"."""
+    yield path
+    yield from _above(path)
+
+
+def _above(path: MemcgPath) -> Iterator[MemcgPath]:
+    names = path.rstrip("/")
+    while names:
+        names = names.rpartition("/")[0]
+        yield MemcgPath(names or "/")

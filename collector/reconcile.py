@@ -1,0 +1,369 @@
+"""
+Kernel lines against counters: every kill that either of them knows becomes one incident, and no kill becomes two.
+
+docs/decisions/0005-lines-against-counters.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from collector.identity import counter_id
+from collector.judge import judge, judge_again
+from collector.model import AttributionMethod, Evidence, Incident, MemcgPath, Moment, OomReport, Process, Sighting
+from collector.parse.cgroup_path import Level, is_same_or_ancestor, parse_memcg_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from collector.ledger import Ledger, Missing
+    from collector.model import MemoryUse
+    from collector.view import View
+
+# A line becomes an incident within 2 s; what the counters alone know for longer than this has lost its line.
+SETTLE_SECONDS = 5.0
+# printk's clock runs apart from CLOCK_MONOTONIC, by milliseconds an hour.
+CLOCK_SLACK_SECONDS = 5.0
+# Between the charge of `oom` and the arrival of the kill line.
+HIT_SECONDS = 1.0
+GROUP_SECONDS = 60.0
+MAX_OPEN = 1000
+
+
+class Told(NamedTuple):
+    """An incident of this boot that the journal has: `kills` by the kernel's way of counting."""
+
+    id: str
+    kills: int
+
+
+class FromCounters(NamedTuple):
+    """An incident that no line has told yet. `at`: when it was noticed; `after`: when it was not there yet."""
+
+    id: str
+    path: MemcgPath
+    at: float
+    after: float | None
+
+
+class Taken(NamedTuple):
+    """
+    An incident for the journal. `kills`: by the kernel's way of counting; negative: not yet counted off against the
+    counters. `line_id`: the id that its line gives, where the counters had told it before under another.
+    `unattributed`: why nobody knows whose it is.
+    """
+
+    incident: Incident
+    kills: int
+    line_id: str | None = None
+    from_counters: FromCounters | None = None
+    unattributed: str | None = None
+
+
+NO_CGROUP = "no_cgroup"
+"""The kernel printed no cgroup of the victim (rate limit, or before 5.0), and nothing else knows it."""
+AMBIGUOUS = "ambiguous"
+"""So too, and the counters of several cgroups moved."""
+POD_GONE = "pod_gone"
+"""A counter above the pods moved; the pod was gone before it was seen."""
+UNATTRIBUTED_REASONS = (NO_CGROUP, AMBIGUOUS, POD_GONE)
+
+
+class Surroundings(Protocol):
+    """What can be asked of this machine at the time of a kill. None of it raises."""
+
+    def refresh(self, path: MemcgPath | None) -> None:
+        """Read the counters at and above `path` again; None: all, after a look for new cgroups."""
+
+    def limit_of(self, path: MemcgPath) -> int | None:
+        """`memory.max` in bytes, None where there is none or it is not known."""
+
+    def memory_of(self, path: MemcgPath) -> MemoryUse | None: ...
+
+    def collateral(self, report: OomReport, path: MemcgPath, killed_at: float | None) -> tuple[Process, ...]:
+        """Processes that died with PID 1 of the container, of which the kernel says nothing."""
+
+
+class Reconciler:
+    """
+    Between the pipeline and the journal.
+
+    open_incidents, unplaced: those of this boot that the journal holds. Whatever is taken has to be stored together
+    with the ledger's changes, or not at all.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        view: View,
+        surroundings: Surroundings,
+        *,
+        boot_id: str | None,
+        node: str | None,
+        open_incidents: Iterable[FromCounters] = (),
+        unplaced: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        self._ledger = ledger
+        self._view = view
+        self._surroundings = surroundings
+        self._boot_id = boot_id
+        self._node = node
+        self._open = list(open_incidents)
+        self._unplaced = dict(unplaced)
+        self._groups: dict[MemcgPath, float] = {}
+        """When a group kill in a cgroup was last told by a line, CLOCK_MONOTONIC seconds."""
+
+    def take(self, incident: Incident, told: Told | None, *, counts: bool, killed_at: float | None) -> Taken | None:
+        """
+        Place an incident that lines tell, and count it off; None: it is another machine's, seen through a shared ring.
+
+        told: what the journal has under its id. counts: False for what was old when the agent first came here.
+        killed_at: CLOCK_MONOTONIC seconds, None where the line does not tell.
+        """
+        absolute = victim_path(incident)
+        path = self._view.here(absolute, self._ledger) if absolute is not None else None
+        self._surroundings.refresh(path)
+        if told is None and not self._is_ours(absolute, path):
+            return None
+        owes = self._ledger.is_short if path is None else self._ledger.owes(path) > 0
+        if told is None and not owes:
+            told = self._claim(path, killed_at)
+        line_id = None
+        if told is not None and told.id != incident.id:
+            line_id, incident = incident.id, replace(incident, id=told.id)
+        new = incident.report.kill_lines - (told.kills if told else 0) if counts else 0
+        unattributed = None
+        if path is None:
+            incident, unattributed = self._place(incident, new)
+        elif new > 0:
+            self._tell(path, new, incident.report, at=killed_at)
+        incident = self._with_surroundings(incident, path, killed_at)
+        return Taken(
+            incident=incident,
+            kills=-self._unplaced.get(incident.id, -incident.report.kill_lines),
+            line_id=line_id,
+            unattributed=unattributed,
+        )
+
+    def is_waiting(self, at: float) -> bool:
+        """Whether kills have been missing for long enough to be told by tell_missing()."""
+        missing = self._ledger.missing() if self._ledger.is_short else []
+        return bool(missing) and missing[0].since <= at - SETTLE_SECONDS
+
+    @property
+    def is_short(self) -> bool:
+        return self._ledger.is_short
+
+    def tell_missing(self, at: float, now: datetime) -> tuple[list[Taken], list[str]]:
+        """
+        Tell what no line has told for SETTLE_SECONDS, and the ids of bare lines that were counted off.
+
+        To be called when the log is read to its end, or cannot be read.
+        """
+        self._surroundings.refresh(None)
+        counted_off = self._count_off_unplaced()
+        taken: list[Taken] = []
+        while (missing := self._overdue(at)) is not None:
+            taken += self._from_counters(missing, at, now)
+        return taken, counted_off
+
+    # Lines
+
+    def _is_ours(self, absolute: MemcgPath | None, path: MemcgPath | None) -> bool:
+        if self._view.whole or path is not None:
+            return True
+        if absolute is not None and self._view.is_elsewhere(absolute, self._ledger):
+            return False
+        return self._ledger.owes(MemcgPath("/")) > 0
+
+    def _claim(self, path: MemcgPath | None, killed_at: float | None) -> Told | None:
+        """The incident that counters have told of this kill, when its line comes late."""
+        for index, known in enumerate(self._open):
+            if killed_at is not None:
+                early = known.after is not None and killed_at < known.after - CLOCK_SLACK_SECONDS
+                if early or killed_at > known.at + CLOCK_SLACK_SECONDS:
+                    continue
+            if path is None or is_same_or_ancestor(known.path, path):
+                del self._open[index]
+                # All of it was counted off then.
+                return Told(known.id, 1 << 30)
+        return None
+
+    def _place(self, incident: Incident, kills: int) -> tuple[Incident, str | None]:
+        """A line whose victim's cgroup is not known here: the only one that misses a kill has it."""
+        missing = self._ledger.missing() if kills > 0 else []
+        if len(missing) == 1:
+            path = missing[0].path
+            self._ledger.tell(path, kills)
+            incident = judge_again(incident, _by_counters(path))
+            return incident, None if _names_a_pod(path) or _is_outside_pods(path) else POD_GONE
+        if kills > 0:
+            self._unplaced[incident.id] = kills
+        if incident.attribution.method is not AttributionMethod.NONE:
+            return incident, None
+        return incident, AMBIGUOUS if missing else NO_CGROUP
+
+    def _tell(self, path: MemcgPath, kills: int, report: OomReport, *, at: float | None) -> None:
+        group = report.group_memcg and self._view.here(report.group_memcg, self._ledger)
+        if group is not None and at is not None:
+            self._groups[group] = at
+        self._ledger.tell(path, kills, groups=int(group is not None))
+
+    def _with_surroundings(self, incident: Incident, path: MemcgPath | None, killed_at: float | None) -> Incident:
+        """With what this machine knows of the victim's place, now that its last record is read."""
+        sighting = incident.sighting
+        path = path or (sighting.within if sighting else None)
+        if path is None or not incident.settled:
+            return incident
+        report = incident.report
+        base = sighting or Sighting(method=incident.attribution.method)
+        known = self._describe(base, path, killed_at, killed_at)
+        collateral = self._surroundings.collateral(report, path, killed_at)
+        known = replace(known, collateral=collateral)
+        return incident if known == sighting else judge_again(incident, known)
+
+    def _describe(self, sighting: Sighting, path: MemcgPath, start: float | None, end: float | None) -> Sighting:
+        limited, unlimited = None, False
+        if start is not None and end is not None:
+            hit = self._ledger.limit_hit(path, start - HIT_SECONDS, end + HIT_SECONDS)
+            limited, unlimited = hit.limited, hit.unlimited and self._view.whole
+        return replace(
+            sighting,
+            limited=limited,
+            unlimited=unlimited,
+            memory=self._surroundings.memory_of(limited or path),
+            limit_bytes=self._lowest_limit(path),
+        )
+
+    def _lowest_limit(self, path: MemcgPath) -> int | None:
+        place = parse_memcg_path(path)
+        paths = [of for of in (place.container_path, place.pod_path) if of is not None]
+        limits = [limit for of in paths if (limit := self._surroundings.limit_of(of)) is not None]
+        return min(limits, default=None)
+
+    # Counters
+
+    def _count_off_unplaced(self) -> list[str]:
+        """Bare lines without a place stand for as many of the missing kills, the oldest; whose they were is unknown."""
+        for kills in self._unplaced.values():
+            for _ in range(kills):
+                missing = self._ledger.missing()
+                if missing:
+                    self._ledger.tell(missing[0].path, 1)
+        counted_off = list(self._unplaced)
+        self._unplaced.clear()
+        return counted_off
+
+    def _overdue(self, at: float) -> Missing | None:
+        missing = self._ledger.missing()
+        return missing[0] if missing and missing[0].since <= at - SETTLE_SECONDS else None
+
+    def _from_counters(self, missing: Missing, at: float, now: datetime) -> list[Taken]:
+        number = self._incidents_in(missing)
+        shares = _shares(missing.kills, number)
+        time = None if missing.after is None else now - timedelta(seconds=at - missing.since)
+        taken = []
+        for ordinal, kills in enumerate(shares):
+            incident_id = counter_id(self._boot_id or "", missing.inode, missing.told + 1 + ordinal)
+            incident = self._judge(missing, incident_id, kills, time)
+            known = FromCounters(id=incident_id, path=missing.path, at=missing.since, after=missing.after)
+            self._open = [*self._open[-MAX_OPEN + 1 :], known]
+            reason = None if _names_a_pod(missing.path) or _is_outside_pods(missing.path) else POD_GONE
+            taken.append(Taken(incident=incident, kills=kills, from_counters=known, unattributed=reason))
+        self._ledger.tell(missing.path, missing.kills, groups=missing.groups or 0)
+        return taken
+
+    def _incidents_in(self, missing: Missing) -> int:
+        """CONTRACT: one for each group kill, else one for each kill; what is left of a told group kill is none."""
+        if missing.groups:
+            return min(missing.groups, missing.kills)
+        if not missing.group:
+            return missing.kills
+        told_at = self._groups.get(missing.path)
+        left_over = told_at is not None and abs(missing.since - told_at) <= GROUP_SECONDS
+        return 0 if left_over or missing.groups == 0 else 1
+
+    def _judge(self, missing: Missing, incident_id: str, kills: int, time: datetime | None) -> Incident:
+        path, is_group = missing.path, bool(missing.groups) or missing.group
+        start = missing.since if missing.after is None else missing.after
+        report = _report_without_lines(path if is_group else None, kills=kills, boot_id=self._boot_id)
+        return judge(
+            report,
+            self._describe(_by_counters(path), path, start, missing.since),
+            id=incident_id,
+            time=time,
+            boot_id=self._boot_id,
+            node=self._node,
+        )
+
+
+def victim_path(incident: Incident) -> MemcgPath | None:
+    """The deepest cgroup that is known to hold the victim, as the kernel log names it."""
+    report, sighting = incident.report, incident.sighting
+    if report.task_memcg is not None:
+        return report.task_memcg
+    if sighting is not None and sighting.memcg is not None and sighting.method is not AttributionMethod.MEMORY_EVENTS:
+        return sighting.memcg
+    if report.task_memcg_cut is not None and (whole := report.task_memcg_cut.rpartition("/")[0]):
+        return MemcgPath(whole)
+    return report.group_memcg or report.oom_memcg
+
+
+def _by_counters(path: MemcgPath) -> Sighting:
+    return Sighting(method=AttributionMethod.MEMORY_EVENTS, memcg=_leaf(path), within=path)
+
+
+def _leaf(path: MemcgPath) -> MemcgPath | None:
+    """A container's cgroup is its victim's; of a cgroup above, only that it was somewhere below."""
+    return path if parse_memcg_path(path).level is Level.CONTAINER else None
+
+
+def _names_a_pod(path: MemcgPath) -> bool:
+    place = parse_memcg_path(path)
+    return place.pod_uid is not None or place.container_id is not None
+
+
+def _is_outside_pods(path: MemcgPath) -> bool:
+    return parse_memcg_path(path).level is Level.OTHER
+
+
+def _shares(kills: int, number: int) -> list[int]:
+    """Share kills among incidents: the last one takes what is left."""
+    if number == 0:
+        return []
+    share = kills // number
+    return [share] * (number - 1) + [kills - share * (number - 1)]
+
+
+def _report_without_lines(group: MemcgPath | None, *, kills: int, boot_id: str | None) -> OomReport:
+    """What counters tell: that somebody died, and where. The first victim of a group is counted twice."""
+    nobody = Process(pid=None, comm=None)
+    nowhen = Moment(boot_id=boot_id)
+    return OomReport(
+        settled=True,
+        first_moment=nowhen,
+        kill_moment=nowhen,
+        kill_text="",
+        evidence=(Evidence.MEMORY_EVENTS,),
+        scope=None,
+        constraint=None,
+        unknown_constraint=None,
+        global_oom=False,
+        oom_memcg=None,
+        task_memcg=None,
+        task_memcg_cut=None,
+        group_memcg=group,
+        victim=nobody,
+        also_killed=(nobody,) * max(0, kills - 2) if group is not None else (),
+        invoker=None,
+        memory=None,
+        node_memory=None,
+        tasks=(),
+        page_size=4096,
+        page_size_known=False,
+        missing=("the kernel's lines",),
+        contradictions=(),
+        kill_lines=kills,
+    )

@@ -1,0 +1,205 @@
+"""What stands beside the kernel log: the counters of cgroups, the processes as they were before, the use of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from collector import batch
+from collector.cgroups.tree import CgroupTree
+from collector.cgroups.watcher import CgroupWatcher, Health
+from collector.errors import ParseError
+from collector.history import History, Key
+from collector.ledger import Ledger, upwards
+from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
+from collector.processes.watch import ProcessWatch
+from collector.reconcile import Reconciler
+from collector.view import View
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from collector.cgroups.memory import MemoryReading
+    from collector.config import Config
+    from collector.intake import Intake
+    from collector.model import Counters, MemoryUse
+    from collector.processes.index import KnownProcess
+    from collector.sinks.metrics import Metrics
+    from collector.store import Store
+
+# What a full look at the tree tells holds for as long, for kills that are seconds old.
+FRESH_SECONDS = 0.5
+# The children of a pid namespace die with its PID 1: so long around its kill.
+COLLATERAL_SECONDS = 2.0
+MAX_COLLATERAL = 100
+# A crash loses at most so much of the history.
+SAVE_SECONDS = 300.0
+
+_log = logging.getLogger(__name__)
+
+
+class Witnesses:
+    """
+    Everything runs on the event loop's thread, save the proc connector. Fulfils reconcile.Surroundings.
+
+    Where cgroup v2 or the host's processes are out of reach, what rests on them is left out, and said once.
+    """
+
+    def __init__(self, config: Config, store: Store, metrics: Metrics, *, boot_id: str) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._boot_id = boot_id
+        self._node = config.node_name
+        self._interval = config.sample_interval
+        self._tree = CgroupTree(config.cgroup_root)
+        self._ledger = Ledger(store.baselines())
+        self._history = History(boot_id=boot_id)
+        self._watcher = CgroupWatcher(
+            self._tree,
+            on_counters=self._counted,
+            on_gone=self._gone,
+            on_sample=self._sampled,
+            on_pass=self._passed,
+            interval=config.sample_interval,
+        )
+        self._processes = ProcessWatch(config.proc_root, config.cgroup_root, connector=config.proc_connector == "auto")
+        self._pass: Future[None] | None = None
+        self._events = {batch.PROCESS_EVENTS_LOST: 0, batch.PROCESS_EVENTS_SHED: 0}
+        self._said: dict[str, str | None] = {}
+        self._intake: Intake | None = None
+        self._refreshed_at = float("-inf")
+
+    def start(self, intake: Intake) -> None:
+        """All that is there is known when this returns: it comes before the kernel log is read."""
+        self._processes.start()
+        self._watcher.start()
+        if self._watcher.state.health is not Health.OFF:
+            self._restore_history()
+            self._ledger.end_of_first_scan()
+            reconciler = Reconciler(
+                self._ledger,
+                View(whole=self._tree.is_whole),
+                self,
+                boot_id=self._boot_id,
+                node=self._node,
+                open_incidents=self._store.from_counters(),
+                unplaced=self._store.unplaced(),
+            )
+            intake.reconcile(self._ledger, reconciler)
+        self._intake = intake
+        self._look_through_processes(time.monotonic())
+        self._show_states()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._watcher.run()
+
+    def stop(self) -> None:
+        """Leaves what the history has gained to the intake's last commit."""
+        self._processes.stop()
+        self._save_history(share=1)
+
+    # Asked about a kill
+
+    def sight(self, report: OomReport) -> Sighting | None:
+        """Whose process it was, where the kernel did not print its cgroup. To be asked when its line arrives."""
+        if report.task_memcg is not None or report.victim.pid is None:
+            return None
+        known = self._processes.find(report.victim.pid, comm=report.victim.comm, at=time.monotonic())
+        if known is None:
+            return None
+        method = AttributionMethod.PROC if known.from_proc else AttributionMethod.PROCESS_INDEX
+        return Sighting(method=method, memcg=known.memcg)
+
+    def refresh(self, path: MemcgPath | None) -> None:
+        if path is not None:
+            self._watcher.refresh(reversed(list(upwards(path))))
+        elif time.monotonic() >= self._refreshed_at + FRESH_SECONDS:
+            self._watcher.refresh()
+            self._refreshed_at = time.monotonic()
+
+    def limit_of(self, path: MemcgPath) -> int | None:
+        return self._tree.limit_of(path)
+
+    def memory_of(self, path: MemcgPath) -> MemoryUse | None:
+        return self._tree.memory_of(path)
+
+    def collateral(self, report: OomReport, path: MemcgPath, killed_at: float | None) -> tuple[Process, ...]:
+        if report.victim.pid is None or killed_at is None:
+            return ()
+        victim = self._processes.find(report.victim.pid, comm=report.victim.comm, at=killed_at)
+        if victim is None or not victim.is_init:
+            return ()
+        killed = {report.victim.pid, *(process.pid for process in report.also_killed)}
+        since, until = killed_at - COLLATERAL_SECONDS, killed_at + COLLATERAL_SECONDS
+        died = self._processes.died_with(victim.memcg, since=since, until=until)
+        return tuple(_as_process(process) for process in died if process.pid not in killed)[:MAX_COLLATERAL]
+
+    # Told by the watchers
+
+    def _counted(self, counters: Counters) -> None:
+        self._ledger.observe(counters)
+        if self._intake is not None and self._ledger.is_short:
+            self._intake.counters_moved()
+
+    def _gone(self, path: MemcgPath, inode: int) -> None:
+        now = time.monotonic()
+        self._ledger.gone(path, inode, now)
+        self._history.remove(Key(path, inode), at=now)
+
+    def _sampled(self, reading: MemoryReading) -> None:
+        key = Key(reading.path, reading.inode)
+        self._history.add(key, reading.sample, at=reading.at, bounds=reading.bounds)
+
+    def _passed(self, at: float) -> None:
+        self._look_through_processes(at)
+        self._save_history(share=max(1, round(SAVE_SECONDS / self._interval)))
+        self._show_states()
+
+    def _look_through_processes(self, at: float) -> None:
+        """In a thread of its own: a process that is short of memory lets those wait who read of it."""
+        if self._pass is None or self._pass.done():
+            loop = asyncio.get_running_loop()
+            self._pass = loop.run_in_executor(None, self._processes.pass_over, self._tree.containers(), at)
+
+    # History
+
+    def _restore_history(self) -> None:
+        for path, saved in self._store.histories().items():
+            try:
+                self._history.restore(saved, at=time.monotonic())
+            except ParseError as error:
+                _log.warning("memory history of %s is lost: %s", path, error)
+
+    def _save_history(self, *, share: int) -> None:
+        self._history.prune(time.monotonic())
+        if self._intake is not None:
+            self._intake.keep(self._history.take_unsaved(share))
+
+    # State
+
+    def _show_states(self) -> None:
+        reasons = {
+            "cgroup": self._watcher.state.reason if self._watcher.state.health is Health.OFF else None,
+            "process_index": self._processes.index_state.reason,
+            "proc_connector": self._processes.connector_state.reason,
+        }
+        self._metrics.witness_up.update({name: reason is None for name, reason in reasons.items()})
+        for name, reason in reasons.items():
+            if name != "cgroup" and reason != self._said.get(name):
+                _log.warning("%s: off: %s", name.replace("_", " "), reason) if reason else _log.info("%s: on", name)
+        self._said = reasons
+        if self._intake is not None:
+            events = {
+                batch.PROCESS_EVENTS_LOST: self._processes.lost,
+                batch.PROCESS_EVENTS_SHED: self._processes.shed,
+            }
+            for name, total in events.items():
+                self._intake.count(name, total - self._events[name])
+            self._events = events
+
+
+def _as_process(known: KnownProcess) -> Process:
+    return Process(pid=known.pid, comm=known.comm)

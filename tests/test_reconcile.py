@@ -1,0 +1,328 @@
+"""Lines against counters: every kill once, each where it can be proved, through losses, restarts and removals."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collector.model import AttributionMethod, Cause, Evidence, Incident, MemcgPath, Sighting
+from collector.reconcile import AMBIGUOUS, NO_CGROUP, POD_GONE
+from tests.simulated_kernel import BURSTABLE, KUBEPODS, Agent, Kernel, Stored, container, pod
+
+ONE, TWO, OTHER = container(1, 1), container(1, 2), container(2, 1)
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    kernel = Kernel()
+    for path in (ONE, TWO, OTHER, MemcgPath("/system.slice")):
+        kernel.make(path)
+    return kernel
+
+
+@pytest.fixture
+def agent(kernel: Kernel) -> Agent:
+    return Agent(kernel, Stored())
+
+
+def container_of(incident: Incident) -> str | None:
+    found = incident.attribution.container
+    return None if found is None else found.id
+
+
+def id_of(path: MemcgPath) -> str:
+    return path.rpartition("-")[2].removesuffix(".scope")
+
+
+def test_a_line_and_its_counter_are_one_kill(kernel: Kernel, agent: Agent) -> None:
+    agent.line(kernel.kill(ONE, limited=ONE))
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == 1
+
+
+def test_a_kill_without_a_line_is_told_by_its_counter(kernel: Kernel, agent: Agent) -> None:
+    kernel.kill(ONE, limited=ONE)
+    (taken,) = agent.settle()
+    incident = taken.incident
+    assert container_of(incident) == id_of(ONE)
+    assert incident.verdict.evidence == (Evidence.MEMORY_EVENTS,)
+    assert incident.verdict.cause is Cause.CONTAINER_LIMIT
+    assert incident.attribution.method is AttributionMethod.MEMORY_EVENTS
+    assert incident.report.victim.pid is None
+    assert agent.settle() == []
+
+
+@pytest.mark.parametrize(
+    ("limited", "cause"),
+    [
+        pytest.param(pod(1), Cause.POD_LIMIT, id="pod"),
+        pytest.param(BURSTABLE, Cause.QOS_LIMIT, id="qos"),
+        pytest.param(KUBEPODS, Cause.NODE_ALLOCATABLE, id="allocatable"),
+        pytest.param(None, Cause.NODE, id="no limit at all"),
+    ],
+)
+def test_the_one_limit_that_was_hit_is_the_cause(
+    kernel: Kernel, agent: Agent, limited: MemcgPath | None, cause: Cause
+) -> None:
+    kernel.kill(ONE, limited=limited)
+    (taken,) = agent.settle()
+    assert (taken.incident.verdict.cause, container_of(taken.incident)) == (cause, id_of(ONE))
+
+
+def test_two_limits_hit_at_once_prove_none(kernel: Kernel, agent: Agent) -> None:
+    kernel.kill(ONE, limited=ONE)
+    kernel.kill(ONE, limited=pod(1))
+    assert {taken.incident.verdict.cause for taken in agent.settle()} == {Cause.UNKNOWN}
+
+
+def test_a_bare_line_is_placed_by_the_only_counter_that_moved(kernel: Kernel, agent: Agent) -> None:
+    taken = agent.line(kernel.kill(ONE, limited=ONE, bare=True))
+    assert taken is not None
+    assert container_of(taken.incident) == id_of(ONE)
+    assert taken.incident.verdict.cause is Cause.CONTAINER_LIMIT
+    assert taken.unattributed is None
+    assert agent.settle() == []
+
+
+def test_a_bare_line_is_placed_by_the_process_index_in_a_storm(kernel: Kernel, agent: Agent) -> None:
+    first, second = kernel.kill(ONE, limited=ONE, bare=True), kernel.kill(OTHER, limited=OTHER, bare=True)
+    for incident, path in ((first, ONE), (second, OTHER)):
+        taken = agent.line(incident, sighting=Sighting(method=AttributionMethod.PROCESS_INDEX, memcg=path))
+        assert taken is not None
+        assert container_of(taken.incident) == id_of(path)
+        assert Evidence.PROCESS_INDEX in taken.incident.verdict.evidence
+        assert taken.incident.verdict.cause is Cause.CONTAINER_LIMIT
+    assert agent.settle() == []
+
+
+def test_several_counters_moved_for_bare_lines_nobody_is_blamed(kernel: Kernel, agent: Agent) -> None:
+    lines = [kernel.kill(ONE, limited=ONE, bare=True), kernel.kill(OTHER, limited=OTHER, bare=True)]
+    first = agent.line(lines[0])
+    assert first is not None
+    assert (first.unattributed, container_of(first.incident)) == (AMBIGUOUS, None)
+    agent.line(lines[1])
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == 2
+
+
+def test_a_bare_line_without_any_counter_is_said_to_be_unattributed(kernel: Kernel, agent: Agent) -> None:
+    taken = agent.line(kernel.kill(MemcgPath("/"), bare=True))
+    assert taken is not None
+    assert taken.unattributed == NO_CGROUP
+    assert agent.settle() == []
+
+
+def test_a_late_line_completes_what_the_counter_told(kernel: Kernel, agent: Agent) -> None:
+    late = kernel.kill(ONE, limited=ONE)
+    (told,) = agent.settle()
+    taken = agent.line(late)
+    assert taken is not None
+    assert taken.incident.id == told.incident.id
+    assert taken.line_id == late.id
+    assert taken.incident.report.victim.pid is not None
+    agent = Agent(kernel, agent.stored)
+    again = agent.line(late)
+    assert again is not None
+    assert again.incident.id == told.incident.id
+    assert len(agent.stored.incidents) == 1
+
+
+def test_a_line_long_after_is_another_kill(kernel: Kernel, agent: Agent) -> None:
+    kernel.kill(ONE, limited=ONE)
+    agent.settle()
+    agent.line(kernel.kill(ONE, limited=ONE))
+    assert len(agent.stored.incidents) == 2
+
+
+def test_a_container_that_is_gone_left_its_kill_in_its_pod(kernel: Kernel, agent: Agent) -> None:
+    late = container(1, 3)
+    kernel.make(late)
+    kernel.kill(late, limited=late)
+    kernel.remove(late)
+    (taken,) = agent.settle()
+    assert taken.incident.attribution.pod is not None
+    assert container_of(taken.incident) is None
+    assert taken.unattributed is None
+
+
+def test_a_container_that_goes_with_its_kill_untold_is_still_named(kernel: Kernel, agent: Agent) -> None:
+    kernel.kill(ONE, limited=ONE)
+    agent.look()
+    kernel.remove(ONE)
+    (taken,) = agent.settle()
+    assert container_of(taken.incident) == id_of(ONE)
+    assert ONE not in agent.ledger
+
+
+def test_a_pod_that_is_gone_left_its_kill_in_its_slice(kernel: Kernel, agent: Agent) -> None:
+    path = container(3, 1)
+    kernel.make(path)
+    kernel.kill(path, limited=path)
+    kernel.remove(pod(3))
+    (taken,) = agent.settle()
+    assert (taken.incident.attribution.pod, taken.unattributed) == (None, POD_GONE)
+
+
+def test_a_cgroup_that_is_found_after_its_line_owes_nothing(kernel: Kernel, agent: Agent) -> None:
+    path = container(3, 1)
+    kernel.make(path)
+    agent.line(kernel.kill(path, limited=path))
+    assert agent.settle() == []
+
+
+def test_a_pod_cgroup_made_anew_counts_from_zero(kernel: Kernel, agent: Agent) -> None:
+    agent.line(kernel.kill(ONE, limited=ONE))
+    kernel.remove(pod(1))
+    kernel.make(ONE)
+    assert agent.settle() == []
+    kernel.kill(ONE, limited=ONE)
+    (taken,) = agent.settle()
+    assert container_of(taken.incident) == id_of(ONE)
+
+
+@pytest.mark.parametrize("groups_counted", [True, False], ids=["5.17 and later", "before 5.17"])
+def test_a_group_kill_is_one_incident_whoever_tells_it(groups_counted: bool) -> None:
+    kernel = Kernel(groups_counted=groups_counted)
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    kernel.kill(ONE, limited=ONE, members=89)
+    (taken,) = agent.settle()
+    assert taken.incident.process_count == 90
+    assert taken.incident.report.group_memcg == ONE
+    line = kernel.kill(ONE, limited=ONE, members=3)
+    agent.line(line)
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == 2
+
+
+@pytest.mark.parametrize("groups_counted", [True, False], ids=["5.17 and later", "before 5.17"])
+def test_members_whose_lines_were_lost_are_no_incidents_of_their_own(groups_counted: bool) -> None:
+    kernel = Kernel(groups_counted=groups_counted)
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    incident = kernel.kill(ONE, limited=ONE, members=9)
+    report = incident.report
+    from dataclasses import replace
+
+    torn = replace(incident, report=replace(report, also_killed=report.also_killed[:3], kill_lines=5))
+    agent.line(torn)
+    assert agent.settle() == []
+
+
+def test_oom_is_not_a_number_of_kills(kernel: Kernel, agent: Agent) -> None:
+    kernel.cgroups[ONE].oom = kernel.cgroups[ONE].local_oom = kernel.cgroups[pod(1)].oom = 8795
+    assert agent.settle() == []
+
+
+def test_first_start_what_counters_show_is_old(kernel: Kernel) -> None:
+    kernel.kill(ONE, limited=ONE)
+    agent = Agent(kernel, Stored())
+    assert agent.settle() == []
+    kernel.kill(ONE, limited=ONE)
+    assert len(agent.settle()) == 1
+
+
+def test_kills_of_a_downtime_whose_lines_are_lost(kernel: Kernel, agent: Agent) -> None:
+    new = container(3, 1)
+    kernel.make(new)
+    for path in (ONE, ONE, OTHER, new):
+        kernel.kill(path, limited=path)
+    kernel.remove(OTHER)
+    agent = Agent(kernel, agent.stored)
+    told = agent.settle()
+    assert sorted(str(container_of(taken.incident)) for taken in told) == sorted(
+        [id_of(ONE), id_of(ONE), id_of(new), "None"]
+    )
+    assert all(taken.incident.verdict.cause is not Cause.NODE for taken in told)
+    assert all(taken.incident.time is None for taken in told)
+
+
+def test_kind_other_nodes_kills_are_foreign() -> None:
+    """The prefix is learned from the first of our pods; before that, the counter of our root tells."""
+    kernel = Kernel(prefix="/docker/node-a")
+    kernel.make(MemcgPath("/x"))  # the root of our part has a memory.events of its own
+    kernel.cgroups[MemcgPath("/")] = kernel.cgroups.pop(MemcgPath("/x"))
+    kernel.make(ONE)
+    agent = Agent(kernel, Stored(), whole=False)
+    elsewhere = Kernel(prefix="/docker/node-b", pid=5000)
+    elsewhere.make(OTHER)
+    assert agent.line(elsewhere.kill(OTHER, limited=OTHER)) is None
+    assert agent.line(elsewhere.kill(OTHER, limited=OTHER, bare=True)) is None
+    ours = kernel.kill(ONE, limited=ONE)
+    kernel.cgroups[MemcgPath("/")].oom_kill += 1
+    taken = agent.line(ours)
+    assert taken is not None
+    assert container_of(taken.incident) == id_of(ONE)
+    assert agent.line(elsewhere.kill(OTHER, limited=OTHER)) is None
+    assert agent.settle() == []
+
+
+PATHS = [container(pod_number, number) for pod_number in (1, 2) for number in (1, 2)]
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("kill"), st.sampled_from(PATHS), st.sampled_from(["path", "bare", "index", "lost", "late"])),
+        st.tuples(st.just("group"), st.sampled_from(PATHS), st.sampled_from(["path", "lost"])),
+        st.tuples(st.just("remove"), st.sampled_from([*PATHS, pod(1), pod(2)]), st.just("")),
+        st.tuples(st.just("restart"), st.just(PATHS[0]), st.just("")),
+        st.tuples(st.just("crash"), st.sampled_from(PATHS), st.sampled_from(["path", "lost"])),
+        st.tuples(st.just("look"), st.just(PATHS[0]), st.just("")),
+        st.tuples(st.just("settle"), st.just(PATHS[0]), st.just("")),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=steps)
+def test_every_kill_is_told_once_whatever_happens(steps: list[tuple[str, MemcgPath, str]]) -> None:
+    kernel = Kernel()
+    kernel.make(KUBEPODS)
+    agent = Agent(kernel, Stored())
+    kills = 0
+    of_lines: dict[str, MemcgPath] = {}
+    late: list[Incident] = []
+    for step, path, how in steps:
+        if step in ("kill", "group", "crash"):
+            if path not in kernel.cgroups:
+                kernel.make(path)
+                if how != "path":
+                    agent.look()
+            incident = kernel.kill(
+                path, limited=path, members=3 if step == "group" else 0, bare=how in ("bare", "index")
+            )
+            kills += 1
+            if step == "crash":
+                # Killed between the kill and the commit: the next process reads the line again, or it is lost.
+                agent = Agent(kernel, agent.stored)
+            if how in ("path", "bare"):
+                agent.line(incident)
+                if how == "path":
+                    of_lines[incident.id] = path
+            elif how == "index":
+                agent.line(incident, sighting=Sighting(method=AttributionMethod.PROCESS_INDEX, memcg=path))
+                of_lines[incident.id] = path
+            elif how == "late":
+                late.append(incident)
+                agent.settle()
+            if how in ("bare", "lost"):
+                agent.settle()
+        elif step == "remove":
+            kernel.remove(path)
+        elif step == "restart":
+            agent = Agent(kernel, agent.stored)
+        elif step == "look":
+            agent.look()
+        else:
+            agent.settle()
+            for incident in late:
+                agent.line(incident)
+            late.clear()
+    agent.settle()
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == kills
+    for line_id, path in of_lines.items():
+        told = agent.stored.told(line_id)
+        assert told is not None
+        assert container_of(agent.stored.incidents[told.id]) == id_of(path)

@@ -1,0 +1,189 @@
+"""Kernel log, cgroup tree and journal together, as the agent wires them, on a directory in place of /sys/fs/cgroup."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector import reconcile
+from collector.batch import FOREIGN, KILLS, Retention
+from collector.config import read_config
+from collector.intake import Intake
+from collector.model import MemcgPath
+from collector.pipeline import Pipeline
+from collector.sinks.metrics import Metrics
+from collector.sources.base import Cursor
+from collector.store import Store, read_documents
+from collector.witnesses import Witnesses
+from tests import lines
+from tests.cgroups import tree_maker
+
+BOOT = "74ab0d27-9555-4c6f-b9b7-2f2ea5ef371e"
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tree_maker.make_root(tmp_path / "cgroup")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "SETTLE_SECONDS", 0.2)
+
+
+class Node:
+    """One life of the agent."""
+
+    def __init__(self, directory: Path, intake: Intake, store: Store, metrics: Metrics) -> None:
+        self._directory = directory
+        self.intake, self.store, self.metrics = intake, store, metrics
+
+    def log(self, *texts: str) -> None:
+        now = time.clock_gettime(time.CLOCK_MONOTONIC)
+        for record in lines.records(list(texts), start_usec=int(now * 1_000_000)):
+            self.intake.push(record, live=True)
+        self.intake.end_of_batch(Cursor(source="kmsg", boot_id=BOOT, position="1"))
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(document) for document in read_documents(self._directory / "state")][::-1]
+
+    @property
+    def kills(self) -> dict[str, int]:
+        return {cause: count for (name, cause), count in self.store.counters.items() if name == KILLS}
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not happened():
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Node]:
+    now = datetime.now(UTC)
+    store = Store(directory / "state", boot_id=BOOT, retention=Retention(), at=now)
+    metrics = Metrics(version="0", sources=(), counters=lambda: store.counters, hold_seconds=0, now=time.monotonic)
+    flags = {"cgroup_root": str(directory / "cgroup"), "proc_connector": "off"}
+    witnesses = Witnesses(read_config(flags, {}), store, metrics, boot_id=BOOT)
+    boot_time = now - timedelta(seconds=time.clock_gettime(time.CLOCK_MONOTONIC))
+    null = os.open(os.devnull, os.O_WRONLY)
+    intake = Intake(Pipeline(boot_id=BOOT, boot_time=boot_time, sight=witnesses.sight), store, metrics, stdout=null)
+    witnesses.start(intake)
+    watching = asyncio.create_task(witnesses.run())
+    intake.caught_up()
+    try:
+        yield Node(directory, intake, store, metrics)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        witnesses.stop()
+        await intake.stop()
+        store.close()
+        os.close(null)
+
+
+def make(root: Path, number: int, *, limit: int | None = None) -> MemcgPath:
+    pod = tree_maker.make_pod(root, tree_maker.UID % number)
+    return tree_maker.make_container(root, pod, tree_maker.CONTAINER_ID % number, limit=limit)
+
+
+async def test_lines_and_counters_make_one_incident_for_each_kill(tmp_path: Path, root: Path) -> None:
+    told, untold, later = (make(root, number, limit=64 * MEBIBYTE) for number in (1, 2, 3))
+    async with running(tmp_path) as node:
+        tree_maker.bump(root, told, oom=1, oom_kill=1)
+        node.log(lines.summary(oom_memcg=told, task_memcg=told), lines.kill())
+        tree_maker.bump(root, untold, oom=1, oom_kill=1)
+        await node.until(lambda: sum(node.kills.values()) == 2)
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 2}
+        by_counter = next(known for known in node.documents if known["evidence"] == ["memory_events"])
+        assert by_counter["container"]["id"] == tree_maker.CONTAINER_ID % 2
+        assert by_counter["container"]["limit_bytes"] == 64 * MEBIBYTE
+        assert by_counter["oom_memcg"] == by_counter["task_memcg"] == untold
+        assert "reached its memory limit of 64 MiB" in by_counter["summary"]
+        assert by_counter["time"] is not None
+    tree_maker.bump(root, later, oom=1, oom_kill=2)
+    async with running(tmp_path) as node:
+        await node.until(lambda: sum(node.kills.values()) == 4)
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 4}
+        assert len({known["id"] for known in node.documents}) == 4
+    async with running(tmp_path) as node:
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 4}
+
+
+async def test_a_late_line_completes_the_document(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    async with running(tmp_path) as node:
+        tree_maker.bump(root, path, oom=1, oom_kill=1)
+        await node.until(lambda: bool(node.kills))
+        node.log(lines.summary(oom_memcg=path, task_memcg=path, pid=321), lines.kill(pid=321))
+        await node.until(lambda: node.documents[0]["victim"]["pid"] == 321)
+        assert node.kills == {"container_limit": 1}
+        assert len(node.documents) == 1
+
+
+async def test_what_counters_showed_at_the_first_start_is_old(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    tree_maker.bump(root, path, oom=3, oom_kill=3)
+    async with running(tmp_path) as node:
+        await asyncio.sleep(0.5)
+        assert node.kills == {}
+
+
+async def test_kills_of_another_node_are_left_alone(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    other = f"/docker/other{path.replace('0001.slice', '0009.slice')}"
+    async with running(tmp_path) as node:
+        tree_maker.bump(root, path, oom=1, oom_kill=1)
+        node.log(lines.summary(oom_memcg=f"/docker/ours{path}", task_memcg=f"/docker/ours{path}"), lines.kill())
+        node.log(lines.summary(oom_memcg=other, task_memcg=other, pid=999), lines.kill(pid=999))
+        await node.until(lambda: node.store.counters.get((FOREIGN, ""), 0) > 0)
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 1}
+
+
+async def test_a_tree_that_cannot_be_read_leaves_the_kernel_log(tmp_path: Path) -> None:
+    """cgroup v1, or nothing: said in the gauge, and every line still counts."""
+    async with running(tmp_path) as node:
+        node.log(lines.summary(), lines.kill())
+        await node.until(lambda: bool(node.kills))
+        assert node.kills == {"container_limit": 1}
+        assert node.metrics.witness_up["cgroup"] is False
+
+
+async def test_a_storm_of_bare_lines_of_one_container(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    make(root, 2)
+    async with running(tmp_path) as node:
+        for pid in range(100, 140):
+            tree_maker.bump(root, path, oom=1, oom_kill=1)
+            node.log(lines.kill(pid=pid))
+        await node.until(lambda: sum(node.kills.values()) == 40)
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 40}
+        assert {known["container"]["id"] for known in node.documents} == {tree_maker.CONTAINER_ID % 1}
+
+
+async def test_a_group_kill_is_counted_off_with_its_first_victim_twice(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    tree_maker.write(root / path[1:] / "memory.oom.group", "1\n")
+    async with running(tmp_path) as node:
+        tree_maker.bump(root, path, oom=1, oom_kill=4, oom_group_kill=1)
+        killed = [lines.kill(pid=257), lines.group(path), *(lines.kill(pid=pid) for pid in (257, 258, 259))]
+        node.log(lines.summary(oom_memcg=path, task_memcg=path), *killed)
+        await node.until(lambda: len(node.documents[0]["also_killed"]) == 2 if node.documents else False)
+        await asyncio.sleep(0.5)
+        assert node.kills == {"container_limit": 1}
+        assert len(node.documents) == 1
