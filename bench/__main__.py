@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import agent, analyze, kernel_log, reports
+from bench import agent, analyze, cgroups, kernel_log, reports
 from bench.measure import HEAD, Figure, Skipped
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def main() -> int:
         "analyze": lambda: analyze.measure(options.size),
         "agent": lambda: agent.measure_idle(options.idle_seconds),
         "latency": agent.measure_latency,
+        "cgroups": cgroups.measure,
     }
     print(_machine(), HEAD, sep="\n\n")
     rows = [HEAD]
@@ -57,7 +58,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
-    names = ("kernel-log", "reports", "analyze", "agent", "latency")
+    names = ("kernel-log", "reports", "analyze", "agent", "latency", "cgroups")
     parser.add_argument("--only", action="append", choices=names, help="this part; may be repeated")
     parser.add_argument(
         "--size",
