@@ -6,6 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from collector.parse.kmsg import KmsgRun
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -29,10 +31,11 @@ class RecordingSink:
     def push(self, record: KernelRecord, *, live: bool) -> None:
         self.records.append(record)
         self.live.append(live)
-        if "invoked oom-killer" in record.text:
-            self.busy = True
-        elif "Killed process" in record.text:
-            self.busy = False
+        for text in record.texts if isinstance(record, KmsgRun) else (record.text,):
+            if "invoked oom-killer" in text:
+                self.busy = True
+            elif "Killed process" in text:
+                self.busy = False
 
     def lost(self, count: int) -> None:
         self.missing += count

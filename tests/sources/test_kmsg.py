@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from collector.errors import SourceError
+from collector.parse.kmsg import KmsgRun
 from collector.sources import kmsg
 from collector.sources.base import Cursor
 from collector.sources.kmsg import DEVICE, KmsgLog
@@ -91,14 +92,20 @@ async def test_an_empty_log_is_caught_up_at_once(pipe: PacketPipe) -> None:
         await until(lambda: sink.caught_up_count == 1)
 
 
-async def test_all_records_are_wanted_inside_a_report_even_when_it_opens_and_ends_within_one_batch(
-    pipe: PacketPipe,
-) -> None:
-    pipe.write(NOISE % 1, HEADER % 2, NOISE % 3, KILL % 4, NOISE % 5)
+async def test_all_records_are_wanted_inside_a_report_even_when_it_opens_within_a_batch(pipe: PacketPipe) -> None:
+    pipe.write(NOISE % 1, HEADER % 2, NOISE % 3, KILL % 4)
+    sink = RecordingSink()
 
-    sink = await read_backlog(pipe.log)
+    async with running(pipe.log, sink):
+        await until(lambda: sink.caught_up_count == 1)
+        pipe.write(NOISE % 5)
+        pipe.write(KILL % 6)
+        await until(lambda: len(sink.records) == 3)
 
-    assert [record.sequence for record in sink.records] == [2, 3, 4]
+    header, run, kill = sink.records
+    assert (header.sequence, kill.sequence) == (2, 6)
+    assert isinstance(run, KmsgRun)
+    assert [run.record(index).sequence for index in range(len(run.texts))] == [3, 4]
 
 
 async def test_a_report_that_is_open_before_the_batch_wants_all(pipe: PacketPipe) -> None:
