@@ -20,6 +20,8 @@ _PRIORITY_DIGITS = 6
 _KERNEL_FACILITY = {f"{level},": 0 for level in range(8)}
 _CALLER = ",caller="
 _HEADER = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),([-c+])(?:,|\Z)", re.ASCII)
+# Of facility 0, and without a caller: a bare level, two numbers and the flag.
+_PLAIN_RECORD = re.compile(r"^[0-7],\d+,\d+,[-c+];(.*)$", re.ASCII | re.MULTILINE)
 # Records of one run come with one time.
 _RUN_USEC = 100_000
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
@@ -81,7 +83,10 @@ class KmsgRun(KmsgRecord):
     _raws: Sequence[bytes]
 
     def record(self, index: int) -> KmsgRecord:
-        return parse_kmsg_record(self._raws[index])
+        record = KmsgRecord()
+        record.header = self._raws[index].partition(b";")[0].decode("ascii", "replace")
+        record.facility, record.caller, record.text = 0, None, self.texts[index]
+        return record
 
 
 def parse_kmsg_record(raw: bytes) -> KmsgRecord:
@@ -114,25 +119,17 @@ def parse_kmsg_record(raw: bytes) -> KmsgRecord:
 def parse_kmsg_run(raws: Sequence[bytes]) -> KmsgRun | None:
     """raws: at least one. None: not all are plain records of the kernel, of one moment; they are read one by one."""
     block = b"".join(raws)
-    lines = block.decode("utf-8", "replace").split("\n")
-    if len(lines) != len(raws) + 1 or b",caller=" in block:
-        return None
-    headers, separators, texts = zip(*[line.partition(";") for line in lines[:-1]], strict=True)
-    if "" in separators or not {header[:2] for header in headers} <= _KERNEL_FACILITY.keys():
-        return None
-    run = KmsgRun()
-    run.header, run.facility, run.caller, run.text = headers[0], 0, None, texts[0]
-    run.texts = texts
-    run._raws = raws
-    first, last = run.monotonic_usec, run.record(-1).monotonic_usec
-    if first is None or last is None or not 0 <= last - first <= _RUN_USEC:
+    texts: list[str] = _PLAIN_RECORD.findall(block.decode("utf-8", "replace"))
+    if len(texts) != len(raws):
         return None
     if b"\\" in block:
-        run.texts = [
-            parse_kmsg_record(raw).text if "\\" in text else text for raw, text in zip(raws, texts, strict=True)
-        ]
-        run.text = run.texts[0]
-    return run
+        texts = [unescape(text.encode()).decode("utf-8", "replace") if "\\" in text else text for text in texts]
+    run = KmsgRun()
+    run.texts, run._raws = texts, raws
+    first, last = run.record(0), run.record(-1)
+    run.header, run.facility, run.caller, run.text = first.header, first.facility, first.caller, first.text
+    begin, end = first.monotonic_usec, last.monotonic_usec
+    return run if begin is not None and end is not None and 0 <= end - begin <= _RUN_USEC else None
 
 
 def _read_facility(raw: bytes, header: str, separator: str) -> int:

@@ -93,22 +93,19 @@ def _read_rows(columns: tuple[str, ...], rows: Sequence[str], page_size: int) ->
         return [number * page_size for number in numbers[name]] if name in numbers else unknown
 
     page_tables = [numbers[name] for name in _PAGE_TABLE_PAGES if name in numbers]
-    return list(
-        map(
-            Task,
-            numbers["pid"],
-            plain("tgid"),
-            plain("uid"),
-            comms,
-            pages("total_vm"),
-            pages("rss"),
-            [sum(each) * page_size for each in zip(*page_tables, strict=True)]
-            if page_tables
-            else plain("pgtables_bytes"),
-            pages("swapents"),
-            plain("oom_score_adj"),
-        )
+    values = zip(
+        numbers["pid"],
+        plain("tgid"),
+        plain("uid"),
+        comms,
+        pages("total_vm"),
+        pages("rss"),
+        [sum(each) * page_size for each in zip(*page_tables, strict=True)] if page_tables else plain("pgtables_bytes"),
+        pages("swapents"),
+        plain("oom_score_adj"),
     )
+    # As Task._make does, without a Python frame for each row.
+    return list(map(tuple.__new__, repeat(Task), values))
 
 
 def _guess_columns(row: str) -> tuple[str, ...]:

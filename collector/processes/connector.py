@@ -127,6 +127,9 @@ class Connector:
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
             self._thread.join(_START_SECONDS)
+            # A thread that waits for a process still uses it.
+            if not self._thread.is_alive():
+                os.close(self._wake)
             self._thread = None
 
     def drain(self) -> None:
@@ -174,6 +177,7 @@ class Connector:
             self.reason = f"ended: {error.strerror}"
             _log.warning("proc connector: %s", self.reason)
         finally:
+            self.reason = self.reason or "ended by an error of its own"
             with self._lock:
                 self._socket = None
                 self._index.followed_since = None
@@ -190,15 +194,19 @@ class Connector:
             busy = self._executed or governor.followed is not Followed.PROCESSES
             waiting.poll(INTERVAL_SECONDS * 1000 if busy else None)
             self.drain()
-            while self._executed and governor.has_left(time.thread_time()):
-                # The latest first: it is the most likely to be alive still.
-                self._look_at(self._executed.popitem()[0])
+            while governor.has_left(time.thread_time()) and (pid := self._latest_executed()) is not None:
+                self._look_at(pid)
             followed = governor.judge(at=time.monotonic(), cpu=time.thread_time())
             if followed is not self._followed:
                 with self._lock:
                     self._follow(events, followed)
             if resting.poll(INTERVAL_SECONDS * 1000):
                 return
+
+    def _latest_executed(self) -> int | None:
+        """The latest is the most likely to be alive still."""
+        with self._lock:
+            return self._executed.popitem()[0] if self._executed else None
 
     def _follow(self, events: EventSocket, followed: Followed) -> None:
         if followed < self._followed:

@@ -235,7 +235,7 @@ def _only(what: int) -> bytes:
     ])  # fmt: skip
 
 
-# A thread's pid is not its tgid. In a fork these are the third and the fourth word, in an exit the first and the second.
+# A thread's pid is not its tgid. In a fork they are the third and the fourth word, in an exit the first and the second.
 _PROCESSES = b"".join([
     _instruction(_LOAD, WHAT_OFFSET),
     _is(FORK, 3),  # to 5

@@ -119,14 +119,15 @@ def parse_memcg(cgroup: bytes, namespace_root: MemcgPath | None) -> MemcgPath | 
     """
     The memory cgroup as the kernel log names it: of cgroup v1 where the memory controller is there, else of v2.
 
-    None: the path cannot be told, because our own place in the hierarchy is not known.
+    None: the path cannot be told, because our own place in the hierarchy is not known, or on v1 because the process is
+    exiting: that shows "/" there, while on v2 it is where it was.
     """
     path = None
     for line in cgroup.split(b"\n"):
         number, _, rest = line.partition(b":")
         controllers, _, named = rest.partition(b":")
         if b"memory" in controllers.split(b","):
-            path = named
+            path = None if named == b"/" else named
             break
         if number == b"0":
             path = named

@@ -127,12 +127,12 @@ class ProcessWatch:
         with self._lock:
             known = self._index.find(pid, comm=comm, at=at)
             owners = self._index.owners(pid, at)
-        if known is not None and known.died_at is not None:
-            return known
         now = self._read(pid)
-        if known is not None and (now is None or known.start_ticks in {None, now.start_ticks}):
+        if now is None:
             return known
-        return None if now is None else _identify(pid, now, comm, at, owners)
+        if known is None:
+            return _identify(pid, now, comm, at, owners)
+        return _weigh(known, now, comm, at)
 
     def died_with(self, memcg: MemcgPath, *, since: float, until: float) -> list[KnownProcess]:
         """Processes of a memcg, or below, that ended in this span."""
@@ -256,6 +256,20 @@ def _link(path: Path) -> str | None:
         return str(path.readlink())
     except OSError:
         return None
+
+
+def _weigh(known: KnownProcess, now: Sight, comm: str | None, at: float) -> KnownProcess | None:
+    """What the index has, against what /proc shows now."""
+    if known.died_at is None:
+        replaced = known.start_ticks not in {None, now.start_ticks}
+    else:
+        replaced = now.born > known.died_at - TICK_SECONDS  # else it is the zombie
+    if not replaced or now.born > at + EARLY_SECONDS or comm not in {None, now.comm}:
+        return known
+    # Whoever has the pid now had it at `at` already, and has the right name.
+    if known.died_at is None:
+        return _identify(known.pid, now, comm, at, ())
+    return known if known.died_at >= at or known.memcg == now.memcg else None
 
 
 def _identify(
