@@ -14,12 +14,14 @@ from collector.errors import ParseError
 from collector.history import History, Key
 from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
+from collector.processes.connector import NOT_STARTED
 from collector.processes.watch import ProcessWatch
 from collector.reconcile import Reconciler
 from collector.view import View
 
 if TYPE_CHECKING:
     from asyncio import Future
+    from collections.abc import Sequence
 
     from collector.cgroups.memory import MemoryReading
     from collector.config import Config
@@ -73,9 +75,9 @@ class Witnesses:
 
     def start(self, intake: Intake) -> None:
         """All that is there is known when this returns: it comes before the kernel log is read."""
-        self._processes.start()
         self._watcher.start()
         if self._watcher.state.health is not Health.OFF:
+            self._processes.start()
             self._restore_history()
             self._ledger.end_of_first_scan()
             reconciler = Reconciler(
@@ -160,9 +162,13 @@ class Witnesses:
 
     def _look_through_processes(self, at: float) -> None:
         """In a thread of its own: a process that is short of memory lets those wait who read of it."""
-        if self._pass is None or self._pass.done():
-            loop = asyncio.get_running_loop()
-            self._pass = loop.run_in_executor(None, self._processes.pass_over, self._tree.containers(), at)
+        containers = self._tree.containers()
+        if containers and (self._pass is None or self._pass.done()):
+            self._pass = asyncio.get_running_loop().run_in_executor(None, self._look_through, containers, at)
+
+    def _look_through(self, containers: Sequence[MemcgPath], at: float) -> None:
+        self._processes.follow()  # not before there are containers: it takes memory
+        self._processes.pass_over(containers, at)
 
     # History
 
@@ -188,8 +194,8 @@ class Witnesses:
         }
         self._metrics.witness_up.update({name: reason is None for name, reason in reasons.items()})
         for name, reason in reasons.items():
-            if name != "cgroup" and reason != self._said.get(name):
-                _log.warning("%s: off: %s", name.replace("_", " "), reason) if reason else _log.info("%s: on", name)
+            if name != "cgroup" and reason != self._said.get(name, NOT_STARTED):
+                _log.info("%s: %s", name.replace("_", " "), "on" if reason is None else f"off: {reason}")
         self._said = reasons
         if self._intake is not None:
             events = {

@@ -54,6 +54,9 @@ MAX_STAT = 512
 
 _EXPIRY_STEP_SECONDS = 0.25
 
+# Where a line stands in its run, its text, and what it says.
+_PlacedLine = tuple[int, str, OomLine]
+
 
 class OomReportAssembler:
     """
@@ -79,20 +82,18 @@ class OomReportAssembler:
     def push(self, record: KernelRecord, at: float | None) -> list[OomReport]:
         reports = [] if at is None or at < self._next_expiry else self._expire(at)
         key = (record.host, record.caller)
+        lane = self._lanes.get(key) or self._lane_like(key)
         texts = enumerate(record.texts if isinstance(record, KmsgRun) else (record.text,))
         while True:
-            lane = self._lanes.get(key)
-            other = next(texts, None) if lane is None else lane.take_body(texts, at)
-            if other is None:
+            found = _next_line(texts) if lane is None else lane.take_body(texts, at)
+            if found is None:
                 return reports
-            line = parse_oom_line(other[1])
-            lane = lane or self._lane_like(key)
-            if line is None:
-                if lane is not None:
-                    lane.continue_summary(other[1])
-            elif lane is not None or not isinstance(line, _NEVER_FIRST):
-                lane = lane or self._open_lane(key, reports)
-                lane.take(line, _Arrival(record, *other, at, reports))
+            place, text, line = found
+            if lane is None:
+                if isinstance(line, _NEVER_FIRST):
+                    continue
+                lane = self._open_lane(key, reports)
+            lane.take(line, _Arrival(record, place, text, at, reports))
 
     def flush(self, at: float | None) -> list[OomReport]:
         """Settle what is old enough at `at`; None: everything."""
@@ -179,30 +180,33 @@ class _Lane:
     def is_idle(self) -> bool:
         return not self.is_open and not self.told and self.cpu is None
 
-    def take_body(self, texts: Iterator[tuple[int, str]], at: float | None) -> tuple[int, str] | None:
+    def take_body(self, texts: Iterator[tuple[int, str]], at: float | None) -> _PlacedLine | None:
         """
         Take rows of the dump and lines of the statistics that are being printed: most records of a report are these.
 
-        Returns the first text that is something else; None: there is none.
+        Returns the first line that is something else; None: there is none.
         """
-        for index, text in texts:
-            if text[:1] == "[":
-                dump = self.dump
-                if dump is None or ("pid" in text and is_dump_header(text)):
-                    return index, text
+        dump, stat = self.dump, self.stat
+        for place, text in texts:
+            if dump is not None and text[:1] == "[" and not ("pid" in text and is_dump_header(text)):
                 if len(dump.rows) < MAX_ROWS:
                     dump.rows.append(text)
                 else:
                     dump.left_out += 1
-            else:
-                stat = self.stat
-                if stat is None:
-                    return index, text
+                self.last_at = at
+                continue
+            if stat is not None:
                 name, _, value = text.partition(" ")
-                if not is_statistic(name, value) or len(stat.values) >= MAX_STAT:
-                    return index, text
-                stat.values.setdefault(name, int(value))
-            self.last_at = at
+                if is_statistic(name, value) and len(stat.values) < MAX_STAT:
+                    stat.values.setdefault(name, int(value))
+                    self.last_at = at
+                    continue
+            line = parse_oom_line(text)
+            if line is not None:
+                return place, text, line
+            for draft in reversed(self.undecided):
+                if draft.summary_line is not None and draft.continue_summary(text):
+                    break
         return None
 
     def take(self, line: OomLine, arrival: _Arrival) -> None:  # noqa: C901, PLR0912 - one case for each kind of line
@@ -243,11 +247,6 @@ class _Lane:
             case NoKill():
                 for draft in [draft for draft in self.undecided if not draft.is_decided]:
                     self._take_out(draft)
-
-    def continue_summary(self, text: str) -> None:
-        for draft in reversed(self.undecided):
-            if draft.summary_line is not None and draft.continue_summary(text):
-                return
 
     def expire(self, at: float, reports: list[OomReport]) -> None:
         if self.killed is not None and _is_past(self.killed.last_at, at, SETTLE_SECONDS):
@@ -439,6 +438,14 @@ class _Lane:
         report = draft.build(settled=True)
         if told is not None and report is not None:
             reports.append(replace(report, kill_moment=told.kill_moment, kill_text=told.kill_text))
+
+
+def _next_line(texts: Iterator[tuple[int, str]]) -> _PlacedLine | None:
+    for place, text in texts:
+        line = parse_oom_line(text)
+        if line is not None:
+            return place, text, line
+    return None
 
 
 def _is_denied(draft: Draft, summary: Summary) -> bool:

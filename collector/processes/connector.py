@@ -41,6 +41,9 @@ _MAX_EXECUTED = 1024
 _log = logging.getLogger(__name__)
 
 
+NOT_STARTED = "not started"
+
+
 class Followed(IntEnum):
     NOTHING = 0
     EXEC = 1
@@ -96,9 +99,10 @@ class Connector:
         self._followed = Followed.PROCESSES
         self._executed: dict[int, None] = {}
         self._thread: threading.Thread | None = None
+        self.started = False
         self._started = threading.Event()
         self._wake = -1
-        self.reason: str | None = "not started"
+        self.reason: str | None = NOT_STARTED
         """Why it is off; None: it is on."""
         self.lost = 0
         """How often events were lost, of the kernel's buffer being full."""
@@ -117,6 +121,7 @@ class Connector:
 
     def start(self) -> None:
         """Returns when the kernel has answered, or has not."""
+        self.started = True
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="proc-connector", daemon=True)
         self._thread.start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from collector.model import MemcgPath
-from collector.processes.connector import Connector, Followed
+from collector.processes.connector import NOT_STARTED, Connector, Followed
 from collector.processes.index import EARLY_SECONDS, KnownProcess, ProcessIndex, is_in_container
 from collector.processes.proc_files import TICK_SECONDS, ProcessFiles, list_processes, namespace_root_from
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # While the connector misses nothing, a pass finds only what moved without a fork or an exec.
 FOLLOWED_PASS_SECONDS = 60.0
+
 
 # include/linux/proc_ns.h: PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO.
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
@@ -40,8 +41,9 @@ class State:
 
 class ProcessWatch:
     """
-    `start`, `stop` and `find` belong to one thread, which `find` never makes wait for a process. `pass_over` may run in
-    another (asyncio.to_thread): it reads three files for each new process, and waits for one that is short of memory.
+    `start`, `stop` and `find` belong to one thread, which `find` never makes wait for a process. `follow` and `pass_over`
+    may run in another: the one waits for the kernel's answer, the other reads three files for each new process, and
+    waits for one that is short of memory.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class ProcessWatch:
         self._namespace_root: MemcgPath | None = None
         self._passed_at = float("-inf")
         self._losses_passed = 0
-        self.index_state = State(reason="not started")
+        self.index_state = State(reason=NOT_STARTED)
         self.outside = 0
         """Of the last pass: processes that cgroup.procs shows as 0, since they are outside of our pid namespace."""
 
@@ -87,13 +89,16 @@ class ProcessWatch:
         return len(self._index)
 
     def start(self) -> None:
-        """The connector first: what it misses from then on is known."""
+        """Find out whether processes can be told apart here at all."""
         self.index_state = State(reason=_why_off(self._proc_root))
         if not self.index_state.up:
             return
         if _link(self._proc_root / "self/ns/cgroup") == _INITIAL_CGROUP_NAMESPACE:
             self._namespace_root = MemcgPath("/")
-        if self._wants_connector:
+
+    def follow(self) -> None:
+        """Start the connector, once. Before a pass: what it misses from then on is known."""
+        if self._wants_connector and self.index_state.up and not self._connector.started:
             self._connector.start()
 
     def stop(self) -> None:

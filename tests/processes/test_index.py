@@ -37,7 +37,7 @@ def followed(since: float = 0.0) -> ProcessIndex:
 
 def memcg_of(index: ProcessIndex, pid: int, comm: str | None, at: float) -> MemcgPath | None:
     known = index.find(pid, comm=comm, at=at)
-    return known and known.memcg
+    return None if known is None else known.memcg
 
 
 def test_child_has_its_parents_memcg_comm_and_hints_without_being_looked_at() -> None:
