@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import socket
-import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.errors import CollectorError
+from collector.processes.connector import probe
 from collector.sources.kernel_log import kernel_logs
 from collector.text import printable
 
@@ -22,13 +21,6 @@ KERNEL_LOG_ROW = "kernel log"
 
 # include/linux/proc_ns.h: PROC_PID_INIT_INO.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-
-# include/uapi/linux/connector.h, cn_proc.h.
-_NETLINK_CONNECTOR = 11
-_CN_IDX_PROC = 1
-_CN_VAL_PROC = 1
-_PROC_CN_MCAST_LISTEN = 1
-_PROC_CN_MCAST_IGNORE = 2
 
 _NO_API = "the agent then names pods by uid only"
 
@@ -60,7 +52,7 @@ def check_machine(
         _cgroup_version(cgroup_root),
         _inotify(),
         _pid_namespace(proc_root),
-        _proc_connector(),
+        _proc_connector(proc_root),
         _api_server(environ),
         _state_dir(state_dir),
     )
@@ -137,34 +129,13 @@ def _pid_namespace(proc_root: Path) -> Row:
     return Row(what=what, works=False, reason=reason, fix="hostPID: true")
 
 
-def _proc_connector() -> Row:
+def _proc_connector(proc_root: Path) -> Row:
     what = "proc connector"
-    try:
-        answered = _ask_proc_connector()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        fix = "hostNetwork: true, and capability NET_ADMIN up to Linux 6.5"
-        return Row(what=what, works=False, reason=reason, fix=fix)
-    if not answered:
-        return Row(what=what, works=False, reason="no answer from the kernel", fix="hostNetwork: true, hostPID: true")
-    return Row(what=what, works=True, reason="the kernel acknowledged")
-
-
-def _ask_proc_connector() -> bool:
-    """Subscribe, wait for the acknowledgement, unsubscribe."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR) as connector:
-        connector.bind((0, _CN_IDX_PROC))
-        connector.send(_connector_message(_PROC_CN_MCAST_LISTEN))
-        readable, _, _ = select.select([connector], [], [], 0.5)
-        connector.send(_connector_message(_PROC_CN_MCAST_IGNORE))
-    return bool(readable)
-
-
-def _connector_message(operation: int) -> bytes:
-    """A nlmsghdr (length, NLMSG_DONE, flags, sequence, port id), a cn_msg (idx, val, seq, ack, len, flags), a word."""
-    payload = struct.pack("=I", operation)
-    message = struct.pack("=IIIIHH", _CN_IDX_PROC, _CN_VAL_PROC, 0, 0, len(payload), 0) + payload
-    return struct.pack("=IHHII", 16 + len(message), 3, 0, 0, os.getpid()) + message
+    problem = probe(proc_root)
+    if problem is None:
+        return Row(what=what, works=True, reason="the kernel answered")
+    reason, _, fix = problem.partition(": needs ")
+    return Row(what=what, works=False, reason=reason, fix=fix or None)
 
 
 def _api_server(environ: Mapping[str, str]) -> Row:

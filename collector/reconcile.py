@@ -82,7 +82,7 @@ class Surroundings(Protocol):
 
     def memory_of(self, path: MemcgPath) -> MemoryUse | None: ...
 
-    def collateral(self, report: OomReport, path: MemcgPath, killed_at: float | None) -> tuple[Process, ...]:
+    def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
         """Processes that died with PID 1 of the container, of which the kernel says nothing."""
 
 
@@ -220,7 +220,7 @@ class Reconciler:
         report = incident.report
         base = sighting or Sighting(method=incident.attribution.method)
         known = self._describe(base, path, killed_at, killed_at)
-        collateral = self._surroundings.collateral(report, path, killed_at)
+        collateral = self._surroundings.collateral(report, killed_at)
         known = replace(known, collateral=collateral)
         return incident if known == sighting else judge_again(incident, known)
 

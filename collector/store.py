@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collector.errors import CollectorError
 from collector.batch import Applied, Batch, CounterKey, Position, Retention
+from collector.errors import CollectorError
 from collector.journal import DOCUMENTS, Journal, UnusableError
 
 if TYPE_CHECKING:

@@ -128,7 +128,7 @@ class Witnesses:
     def memory_of(self, path: MemcgPath) -> MemoryUse | None:
         return self._tree.memory_of(path)
 
-    def collateral(self, report: OomReport, path: MemcgPath, killed_at: float | None) -> tuple[Process, ...]:
+    def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
         if report.victim.pid is None or killed_at is None:
             return ()
         victim = self._processes.find(report.victim.pid, comm=report.victim.comm, at=killed_at)

@@ -190,6 +190,7 @@ class Agent:
             unplaced=[(known, -kills) for known, kills in stored.kills.items() if kills < 0],
         )
         self.seen: dict[MemcgPath, int] = {}
+        self.died_along: tuple[Process, ...] = ()
         for cgroup in kernel.cgroups.values():
             cgroup.last_read = None
         self.look()
@@ -226,8 +227,8 @@ class Agent:
     def memory_of(self, path: MemcgPath) -> MemoryUse | None:
         return None
 
-    def collateral(self, report: OomReport, path: MemcgPath, killed_at: float | None) -> tuple[Process, ...]:
-        return ()
+    def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
+        return self.died_along
 
     def line(self, incident: Incident, *, sighting: Sighting | None = None) -> Taken | None:
         """The kernel's lines of this kill were read."""

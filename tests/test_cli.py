@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from collector import __version__
+from collector.batch import Batch, Entry, Retention
 from collector.cli import main
 from collector.config import SETTINGS
-from collector.batch import Batch, Entry, Retention
 from collector.store import Store
 from tests.reports import incident, report
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.intake import TICK_SECONDS, Intake
 from collector.batch import KILLS, LOST, Retention
+from collector.intake import TICK_SECONDS, Intake
 from collector.pipeline import Pipeline
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor

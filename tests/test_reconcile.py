@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.model import AttributionMethod, Cause, Evidence, Incident, MemcgPath, Sighting
+from collector.document import to_document
+from collector.model import AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Sighting
 from collector.reconcile import AMBIGUOUS, NO_CGROUP, POD_GONE
 from tests.simulated_kernel import BURSTABLE, KUBEPODS, Agent, Kernel, Stored, container, pod
 
@@ -203,11 +206,19 @@ def test_members_whose_lines_were_lost_are_no_incidents_of_their_own(groups_coun
     agent = Agent(kernel, Stored())
     incident = kernel.kill(ONE, limited=ONE, members=9)
     report = incident.report
-    from dataclasses import replace
 
     torn = replace(incident, report=replace(report, also_killed=report.also_killed[:3], kill_lines=5))
     agent.line(torn)
     assert agent.settle() == []
+
+
+def test_processes_that_died_with_pid_1_are_mentioned_and_not_counted(kernel: Kernel, agent: Agent) -> None:
+    agent.died_along = (Process(pid=7, comm="child"),)
+    taken = agent.line(kernel.kill(ONE, limited=ONE))
+    assert taken is not None
+    assert taken.incident.process_count == 1
+    document = to_document(taken.incident)
+    assert [process["pid"] for process in document["collateral"]] == [7]  # type: ignore[attr-defined]
 
 
 def test_oom_is_not_a_number_of_kills(kernel: Kernel, agent: Agent) -> None:
@@ -274,55 +285,71 @@ steps = st.lists(
 )
 
 
+class Story:
+    """A kernel and its agents, and what an outsider knows of the kills."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel()
+        self.kernel.make(KUBEPODS)
+        self.agent = Agent(self.kernel, Stored())
+        self.kills = 0
+        self.of_lines: dict[str, MemcgPath] = {}
+        self.late: list[Incident] = []
+
+    def happens(self, step: str, path: MemcgPath, how: str) -> None:
+        if step in ("kill", "group", "crash"):
+            self._kill(step, path, how)
+        elif step == "remove":
+            self.kernel.remove(path)
+        elif step == "restart":
+            self._restart()
+        elif step == "look":
+            self.agent.look()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        self.agent.settle()
+        for incident in self.late:
+            self.agent.line(incident)
+        self.late.clear()
+
+    def _restart(self) -> None:
+        self.agent = Agent(self.kernel, self.agent.stored)
+
+    def _kill(self, step: str, path: MemcgPath, how: str) -> None:
+        if path not in self.kernel.cgroups:
+            self.kernel.make(path)
+            if how != "path":
+                self.agent.look()
+        members = 3 if step == "group" else 0
+        incident = self.kernel.kill(path, limited=path, members=members, bare=how in ("bare", "index"))
+        self.kills += 1
+        if step == "crash":
+            self._restart()  # between the kill and the commit: the line is read again, or lost
+        if how in ("path", "bare"):
+            self.agent.line(incident)
+        elif how == "index":
+            self.agent.line(incident, sighting=Sighting(method=AttributionMethod.PROCESS_INDEX, memcg=path))
+        elif how == "late":
+            self.late.append(incident)
+        if how in ("path", "index"):
+            self.of_lines[incident.id] = path
+        if how in ("bare", "lost", "late"):
+            self.agent.settle()
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
 def test_every_kill_is_told_once_whatever_happens(steps: list[tuple[str, MemcgPath, str]]) -> None:
-    kernel = Kernel()
-    kernel.make(KUBEPODS)
-    agent = Agent(kernel, Stored())
-    kills = 0
-    of_lines: dict[str, MemcgPath] = {}
-    late: list[Incident] = []
-    for step, path, how in steps:
-        if step in ("kill", "group", "crash"):
-            if path not in kernel.cgroups:
-                kernel.make(path)
-                if how != "path":
-                    agent.look()
-            incident = kernel.kill(
-                path, limited=path, members=3 if step == "group" else 0, bare=how in ("bare", "index")
-            )
-            kills += 1
-            if step == "crash":
-                # Killed between the kill and the commit: the next process reads the line again, or it is lost.
-                agent = Agent(kernel, agent.stored)
-            if how in ("path", "bare"):
-                agent.line(incident)
-                if how == "path":
-                    of_lines[incident.id] = path
-            elif how == "index":
-                agent.line(incident, sighting=Sighting(method=AttributionMethod.PROCESS_INDEX, memcg=path))
-                of_lines[incident.id] = path
-            elif how == "late":
-                late.append(incident)
-                agent.settle()
-            if how in ("bare", "lost"):
-                agent.settle()
-        elif step == "remove":
-            kernel.remove(path)
-        elif step == "restart":
-            agent = Agent(kernel, agent.stored)
-        elif step == "look":
-            agent.look()
-        else:
-            agent.settle()
-            for incident in late:
-                agent.line(incident)
-            late.clear()
-    agent.settle()
-    assert agent.settle() == []
-    assert len(agent.stored.incidents) == kills
-    for line_id, path in of_lines.items():
-        told = agent.stored.told(line_id)
+    story = Story()
+    for step in steps:
+        story.happens(*step)
+    story.end()
+    stored = story.agent.stored
+    assert story.agent.settle() == []
+    assert len(stored.incidents) == story.kills
+    for line_id, path in story.of_lines.items():
+        told = stored.told(line_id)
         assert told is not None
-        assert container_of(agent.stored.incidents[told.id]) == id_of(path)
+        assert container_of(stored.incidents[told.id]) == id_of(path)

@@ -20,12 +20,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from collector.processes.event_socket import BATCH, EventSocket, Filter, OverrunError
+from collector.processes.index import ProcessIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from collector.processes.index import ProcessIndex
 
 INTERVAL_SECONDS = 0.02
 MAX_SHARE = 0.06
@@ -230,6 +229,15 @@ _FILTERS = {
 
 class ConnectorError(Exception):
     """The proc connector cannot be used; the text says why, and what would help."""
+
+
+def probe(proc_root: Path) -> str | None:
+    """Why the connector cannot be used here, and what would help; None: it can."""
+    connector = Connector(ProcessIndex(), threading.Lock(), proc_root=proc_root, look_at=lambda _: None)
+    connector.start()
+    reason = connector.reason
+    connector.stop()
+    return reason
 
 
 def _open(proc_root: Path) -> EventSocket:

@@ -41,9 +41,9 @@ class State:
 
 class ProcessWatch:
     """
-    `start`, `stop` and `find` belong to one thread, which `find` never makes wait for a process. `follow` and `pass_over`
-    may run in another: the one waits for the kernel's answer, the other reads three files for each new process, and
-    waits for one that is short of memory.
+    `start`, `stop` and `find` belong to one thread, which `find` never makes wait for a process. `follow` and
+    `pass_over` may run in another: the one waits for the kernel's answer, the other reads three files for each new
+    process, and waits for one that is short of memory.
     """
 
     def __init__(
