@@ -8,7 +8,7 @@ pod's in its slice. docs/decisions/0005-lines-against-counters.md tells why this
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.model import MemcgPath
@@ -56,6 +56,9 @@ class Missing(NamedTuple):
     after: float | None
 
 
+Spans = tuple[tuple[float, float], ...]
+
+
 class LimitHit(NamedTuple):
     """`limited`: the one cgroup whose own limit was hit; `unlimited`: none in this tree was."""
 
@@ -69,8 +72,8 @@ class _Cgroup:
     told: int
     groups_told: int
     # When `oom` moved between two readings: here (its own limit), and here or below.
-    own_hits: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HITS))
-    hits: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=HITS))
+    own_hits: Spans = ()
+    hits: Spans = ()
     gone: bool = False
 
     @property
@@ -201,16 +204,16 @@ class Ledger:
         elif baseline is not None and baseline.inode == counters.inode:
             cgroup = _Cgroup(counters, min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups))
             if counters.oom > baseline.oom:
-                cgroup.hits.append((ALWAYS, counters.at))
+                cgroup.hits = ((ALWAYS, counters.at),)
             if (counters.local_oom or 0) > (baseline.local_oom or 0):
-                cgroup.own_hits.append((ALWAYS, counters.at))
+                cgroup.own_hits = ((ALWAYS, counters.at),)
         else:
             told, groups_told = self._told_before(counters)
             cgroup = _Cgroup(counters, told, groups_told)
             if counters.oom:
-                cgroup.hits.append((ALWAYS, counters.at))
+                cgroup.hits = ((ALWAYS, counters.at),)
             if counters.local_oom:
-                cgroup.own_hits.append((ALWAYS, counters.at))
+                cgroup.own_hits = ((ALWAYS, counters.at),)
         self._cgroups[counters.path] = cgroup
 
     def _told_before(self, counters: Counters) -> tuple[int, int]:
@@ -288,12 +291,12 @@ class Ledger:
 def _mark_hits(cgroup: _Cgroup, counters: Counters, after: float | None) -> None:
     span = (cgroup.reading.at if after is None else after, counters.at)
     if counters.oom > cgroup.reading.oom:
-        cgroup.hits.append(span)
+        cgroup.hits = (*cgroup.hits[1 - HITS :], span)
     if (counters.local_oom or 0) > (cgroup.reading.local_oom or 0):
-        cgroup.own_hits.append(span)
+        cgroup.own_hits = (*cgroup.own_hits[1 - HITS :], span)
 
 
-def _overlaps(spans: deque[tuple[float, float]], start: float, end: float) -> bool:
+def _overlaps(spans: Spans, start: float, end: float) -> bool:
     return any(first <= end and last >= start for first, last in spans)
 
 

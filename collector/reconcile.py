@@ -208,6 +208,7 @@ class Reconciler:
     def _tell(self, path: MemcgPath, kills: int, report: OomReport, *, at: float | None) -> None:
         group = report.group_memcg and self._view.here(report.group_memcg, self._ledger)
         if group is not None and at is not None:
+            self._groups = {known: told for known, told in self._groups.items() if told > at - GROUP_SECONDS}
             self._groups[group] = at
         self._ledger.tell(path, kills, groups=int(group is not None))
 
