@@ -111,8 +111,6 @@ class Intake:
         self._arrival = None
         if cursor is not None:
             self._source = cursor.source
-        # An open report began before this cursor; after a crash its records have to be read again. So do bare lines.
-        if cursor is not None and not self._pipeline.busy and not self._bare:
             self._position = Position(source=cursor.source, boot_id=cursor.boot_id, position=cursor.position)
         self._commit()
         self._keep_ticking()
@@ -203,20 +201,21 @@ class Intake:
             self._say_lost(self._source, self._lost)
             self._lost = 0
         read_all = self._caught_up_at is not None and not self._read_all and not self._pipeline.busy
-        position_due = self._position is not None and time.monotonic() >= self._position_due
+        position_due = self._position is not None and self._is_at_rest() and time.monotonic() >= self._position_due
         missing = list(missing)
         waiting = self._incidents or (self._bare and not self._in_backlog)
         if not (waiting or missing or self._added or read_all or position_due or with_counters):
             return
         now = datetime.now(UTC)
         entries = [*self._take_all(now), *(self._entry(taken, counts=True) for taken in missing)]
+        position = self._position if self._is_at_rest() else None
         baselines, gone = (None, []) if self._counters is None else self._counters[0].take_changes()
         applied = self._store.apply(
             Batch(
                 at=now,
                 entries=entries,
                 added=self._added,
-                position=self._position,
+                position=position,
                 read_all=read_all,
                 baselines=baselines,
                 gone=gone,
@@ -224,7 +223,8 @@ class Intake:
                 histories=self._histories,
             )
         )
-        self._added, self._position, self._counted_off, self._histories = {}, None, [], {}
+        self._added, self._counted_off, self._histories = {}, [], {}
+        self._position = None if position is not None else self._position
         self._position_due = time.monotonic() + CURSOR_SECONDS
         self._read_all = self._read_all or read_all
         self._metrics.hold(applied.late)
@@ -232,6 +232,13 @@ class Intake:
         self._watch_state()
         if read_all or any(entry.incident.settled for entry in entries):
             self._print()
+
+    def _is_at_rest(self) -> bool:
+        """
+        Whether nothing that was read waits for more: an open report, and bare lines of the backlog, began before the
+        cursor, and have to be read again after a crash.
+        """
+        return not self._pipeline.busy and not (self._bare and self._in_backlog)
 
     def _say_lost(self, source: str, count: int) -> None:
         """A flood overruns the ring many times a second: the counter has them all, the log says that it goes on."""
@@ -264,7 +271,7 @@ class Intake:
             counts = self._counts_now(incident, now)
             taken = self._take(incident, told.get(incident.id) or self._store.told(incident.id), counts, now)
             if taken is None:
-                self._count(batch.FOREIGN)
+                self._count(batch.FOREIGN, by=int(counts and incident.settled))
                 continue
             told[incident.id] = Told(taken.incident.id, abs(taken.kills))
             entries.append(self._entry(taken, counts=counts))

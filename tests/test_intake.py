@@ -64,3 +64,20 @@ async def test_lost_records_are_counted_each_and_said_now_and_then(
         assert store.counters[LOST, "kmsg"] == 21
         assert len([record for record in caplog.records if "7 records were overwritten" in record.message]) == 1
         await intake.stop()
+
+
+async def test_bare_lines_of_the_backlog_hold_the_cursor_back_until_they_are_told(tmp_path: Path) -> None:
+    """Whose they are may show when all else is read; a crash before that has to find them again."""
+    with opened(tmp_path) as (intake, store):
+        intake.caught_up()  # not the first start
+        for record in lines.records([lines.kill(pid=pid) for pid in range(100, 103)]):
+            intake.push(record, live=False)
+        intake.end_of_batch(Cursor(source="kmsg", boot_id="b", position="7"))
+        assert store.position() is None
+        intake.caught_up()
+        await asyncio.sleep(2.5)
+        assert sum(count for (name, _), count in store.counters.items() if name == KILLS) == 3
+        await intake.stop()
+        position = store.position()
+        assert position is not None
+        assert position.position == "7"

@@ -154,6 +154,7 @@ async def test_kills_of_another_node_are_left_alone(tmp_path: Path, root: Path) 
         await node.until(lambda: node.store.counters.get((FOREIGN, ""), 0) > 0)
         await asyncio.sleep(0.5)
         assert node.kills == {"container_limit": 1}
+        assert node.store.counters[FOREIGN, ""] == 1
 
 
 async def test_a_tree_that_cannot_be_read_leaves_the_kernel_log(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ _PRIORITY_DIGITS = 6
 _KERNEL_FACILITY = {f"{level},": 0 for level in range(8)}
 _CALLER = ",caller="
 _HEADER = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),([-c+])(?:,|\Z)", re.ASCII)
-# Of facility 0, and without a caller: a bare level, two numbers and the flag.
-_PLAIN_RECORD = re.compile(r"^[0-7],\d+,\d+,[-c+];(.*)$", re.ASCII | re.MULTILINE)
+# Of facility 0, no fragment, and without a caller, which would stand between the flag and the message.
+_PLAIN_RECORD = re.compile(r"^[0-7],[^-]*-;(.*)$", re.MULTILINE)
 # Records of one run come with one time.
 _RUN_USEC = 100_000
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")

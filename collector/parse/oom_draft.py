@@ -325,17 +325,19 @@ class Draft:
         return MemcgPath(group) if cut is not None and group is not None and group.startswith(cut) else None
 
     def _evidence(self) -> tuple[Evidence, ...]:
-        held = {
-            Evidence.REPORT: bool(self.has_header or self.usage or self.stat or self.dump or self.totals),
-            Evidence.SUMMARY_LINE: self.summary_line is not None,
-            Evidence.KILL_LINE: bool(self.kills) or self.chosen is not None,
-        }
-        return tuple(evidence for evidence, is_held in held.items() if is_held)
+        evidence = []
+        if self.has_header or self.usage or self.stat or self.dump or self.totals:
+            evidence.append(Evidence.REPORT)
+        if self.summary_line is not None:
+            evidence.append(Evidence.SUMMARY_LINE)
+        if self.kills or self.chosen is not None:
+            evidence.append(Evidence.KILL_LINE)
+        return tuple(evidence)
 
     def _memory(self) -> MemoryUse | None:
-        memory, swap, both = (self.usage.get(counter) for counter in ("memory", "swap", "memory+swap"))
         if not self.usage and not self.stat:
             return None
+        memory, swap, both = self.usage.get("memory"), self.usage.get("swap"), self.usage.get("memory+swap")
         swap_usage, swap_limit = (swap.usage_bytes, swap.limit_bytes) if swap else (None, None)
         if both and memory and swap is None:
             # cgroup v1 counts memory and swap together; swap accounting that is off prints a usage of 0.

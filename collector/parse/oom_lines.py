@@ -141,10 +141,11 @@ _PREFIX = (
     r"(?:(?P<prefix>Memory cgroup out of memory|Out of [Mm]emory(?P<allocating> \(oom_kill_allocating_task\))?): )?"
 )
 # Numbers are bounded: Python refuses to convert those of more than 4,300 digits.
-_HEADER = re.compile(r"(?P<comm>.{1,60}?) invoked oom-killer:(?P<rest>.*)", re.DOTALL)
-_HEADER_GFP = re.compile(r"\bgfp_mask=(0x[0-9a-f]{1,16}(?:\([A-Z_|a-z]*\))?)(?=,|$)")
-_HEADER_ORDER = re.compile(r"\border=(-?\d{1,3})\b")
-_HEADER_ADJ = re.compile(r"\boom_score_adj=(-?\d{1,5})\b")
+_HEADER = re.compile(
+    r"(?P<comm>.{1,60}?) invoked oom-killer:(?: gfp_mask=(?P<gfp_mask>0x[0-9a-f]{1,16}(?:\([A-Z_|a-z]*\))?)(?=,|$))?"
+    r"(?:.*?\border=(?P<order>-?\d{1,3})\b)?(?:.*?\boom_score_adj=(?P<oom_score_adj>-?\d{1,5})\b)?",
+    re.DOTALL,
+)
 _CPU = re.compile(
     r"(?:CPU: \d+ (?:UID: \d+ )?PID: (\d{1,10}) Comm: |Pid: (\d{1,10}), comm: )(.{0,60}?)"
     r" (?:Not tainted|Tainted: |Kdump: )",
@@ -165,9 +166,8 @@ _CHOSEN_END = re.compile(r"\) score -?\d+ or ")
 _KILL = re.compile(_PREFIX + r"Killed process (?P<pid>\d{1,10})(?:, UID (?P<uid>\d{1,10}),)? \((?P<rest>.*)", re.DOTALL)
 # Only numbers follow the last of these, so a comm that imitates them is left behind.
 _KILL_SIZES = re.compile(r"\)(?:, UID (\d{1,10}),)? (?=total-vm:|vsz:)")
-_KILL_SIZE = re.compile(r"\b(total-vm|vsz|anon-rss|file-rss|shmem-rss|pgtables):(\d{1,20})kB")
-_KILL_UID = re.compile(r"\bUID:(\d{1,10})(?= )")
-_KILL_ADJ = re.compile(r"\boom_score_adj:(-?\d{1,5})\b")
+# What the end of the line may have cut is left out, but for the last field.
+_KILL_FIELD = re.compile(r"([\w-]+):(\d{1,20}(?=kB)|\d{1,10}(?= )|(?<=oom_score_adj:)-?\d{1,5}\b)")
 
 
 def parse_oom_line(text: str) -> OomLine | None:
@@ -216,13 +216,12 @@ def _parse_header(text: str) -> Header | None:
     match = _HEADER.match(text)
     if match is None or not comm_fits(match["comm"]):
         return None
-    gfp_mask, order, adj = (pattern.search(match["rest"]) for pattern in (_HEADER_GFP, _HEADER_ORDER, _HEADER_ADJ))
     return Header(
         Invoker(
             comm=match["comm"],
-            gfp_mask=gfp_mask[1] if gfp_mask else None,
-            order=int(order[1]) if order else None,
-            oom_score_adj=int(adj[1]) if adj else None,
+            gfp_mask=match["gfp_mask"],
+            order=_number(match["order"]),
+            oom_score_adj=_number(match["oom_score_adj"]),
         )
     )
 
@@ -298,19 +297,17 @@ def _parse_kill(text: str) -> OomLine | None:
     if match is None:
         return _parse_chosen(text)
     comm, uid, sizes = _split_victim(match["rest"])
-    uid = match["uid"] or uid
-    kib = {name: int(value) * KIB for name, value in _KILL_SIZE.findall(sizes)}
-    uid_found, adj_found = _KILL_UID.search(sizes), _KILL_ADJ.search(sizes)
+    fields: dict[str, str] = dict(_KILL_FIELD.findall(sizes))
     process = Process(
         pid=int(match["pid"]),
         comm=comm,
-        uid=int(uid_found[1]) if uid_found else None if uid is None else int(uid),
-        oom_score_adj=int(adj_found[1]) if adj_found else None,
-        total_vm_bytes=kib.get("total-vm", kib.get("vsz")),
-        anon_rss_bytes=kib.get("anon-rss"),
-        file_rss_bytes=kib.get("file-rss"),
-        shmem_rss_bytes=kib.get("shmem-rss"),
-        pgtables_bytes=kib.get("pgtables"),
+        uid=_number(fields.get("UID") or match["uid"] or uid),
+        oom_score_adj=_number(fields.get("oom_score_adj")),
+        total_vm_bytes=_bytes(fields.get("total-vm") or fields.get("vsz")),
+        anon_rss_bytes=_bytes(fields.get("anon-rss")),
+        file_rss_bytes=_bytes(fields.get("file-rss")),
+        shmem_rss_bytes=_bytes(fields.get("shmem-rss")),
+        pgtables_bytes=_bytes(fields.get("pgtables")),
     )
     return Kill(process, _scope(match["prefix"]), match["allocating"] is not None)
 
@@ -333,6 +330,14 @@ def _parse_chosen(text: str) -> OomLine | None:
     ends = list(_CHOSEN_END.finditer(match["rest"]))
     comm = match["rest"][: ends[-1].start()] if ends else None
     return Chosen(int(match["pid"]), comm, _scope(match["prefix"]))
+
+
+def _number(digits: str | None) -> int | None:
+    return None if digits is None else int(digits)
+
+
+def _bytes(kib: str | None) -> int | None:
+    return None if kib is None else int(kib) * KIB
 
 
 def _scope(prefix: str | None) -> Scope | None:
