@@ -349,7 +349,7 @@ def test_task_dump_is_read_by_its_header(
 
 
 def test_names_in_the_dump() -> None:
-    names = ["Web Content", "(sd-pam)", "a] b", "1 2 3", "runc:[2:INIT]", "name", "pid name"]
+    names = ["Web Content", "(sd-pam)", "a] b", "1 2 3", "runc:[2:INIT]", "name", "pid name", "  blanks ", ""]
     texts = [
         lines.header(),
         lines.DUMP_HEADER,
@@ -367,6 +367,8 @@ def test_torn_rows_are_left_out() -> None:
         lines.row(1, "a"),
         "[     99]     0",
         "[   98] 0 98 x 5 1 1 1 b",
+        "[   97] 0 97 5 5 1 1 tmux: server",
+        "[   96] 0 96 5 5 1 1 1",
         lines.kill(pid=1),
     ]
     (report,) = assemble(texts)
