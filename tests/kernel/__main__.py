@@ -53,8 +53,9 @@ class Outcome:
             f"[{self.image.series}] {verdict:<5}{result['name']:<20}{counts}{result.get('seconds', '-'):>9} s",
             flush=True,
         )
-        for problem in result["problems"]:
-            print(f"[{self.image.series}]      {problem}", flush=True)
+        notes = [*result["problems"], *describe_figures(result)]
+        for note in notes:
+            print(f"[{self.image.series}]      {note}", flush=True)
 
     def check_schema(self, into: Path, names: list[str]) -> None:
         """One more result: every document of this run against the shipped schema."""
@@ -68,6 +69,10 @@ class Outcome:
                 ]
         self.results["schema"] = {"name": "schema", "problems": problems[:5]}
         self.print_result(self.results["schema"])
+
+
+def describe_figures(result: dict[str, Any]) -> list[str]:
+    return [f"{name}: {value}" for name, value in result.get("figures", {}).items()]
 
 
 def describe_latency(event: dict[str, Any]) -> str:
@@ -100,6 +105,12 @@ def print_table(outcomes: list[Outcome]) -> None:
     for name in outcomes[0].results:
         cells = [cell(outcome.results[name]) for outcome in outcomes]
         print(f"{name:<20}" + "".join(f"{text:>30}" for text in cells))
+    print("\nfigures of this machine")
+    for name in outcomes[0].results:
+        for outcome in outcomes:
+            if figures := describe_figures(outcome.results[name]):
+                print(f"{name:<20}{outcome.image.release}: {'; '.join(figures)}")
+    print()
     for outcome in outcomes:
         print(f"{outcome.image.release}: {outcome.node.get('version', 'did not run')}")
 

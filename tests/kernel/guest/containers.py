@@ -45,11 +45,13 @@ def sh(*command: str) -> str:
 
 
 class Pod:
-    """A pod's cgroup. `cgroup` is its path as the kernel prints it."""
+    """A pod's cgroup. `cgroup` is its path as the kernel prints it; `below`: of another cgroup than the root."""
 
     made = 0
 
-    def __init__(self, *, driver: str = "systemd", qos: Qos = "burstable", memory_max: int | None = None) -> None:
+    def __init__(
+        self, *, driver: str = "systemd", qos: Qos = "burstable", memory_max: int | None = None, below: str = ""
+    ) -> None:
         Pod.made += 1
         self.driver, self.qos = DRIVERS[driver], qos
         self.uid = f"5d1f6a0e-27b4-4c39-9a18-{Pod.made:012x}"
@@ -62,8 +64,12 @@ class Pod:
             if memory_max:
                 sh("systemctl", "set-property", "--runtime", self.slice, f"MemoryMax={memory_max}")
         else:
-            self.cgroup = "/".join(("/kubepods", *tier, f"pod{self.uid}"))
+            self.cgroup = "/".join((f"{below}/kubepods", *tier, f"pod{self.uid}"))
             make_cgroup(self.cgroup, memory_max)
+
+    def remove(self) -> None:
+        """Only where it was made by hand."""
+        (CGROUPS / self.cgroup.lstrip("/")).rmdir()
 
     def container_cgroup(self, container_id: str) -> tuple[str, str]:
         """The container's cgroup, and the cgroupsPath that the runtime is given for it."""
@@ -125,11 +131,19 @@ class Container:
         assert started.returncode == 0, (bundle / "log").read_text()
         self.pid = int((bundle / "pid").read_text())
 
+    @property
+    def shared(self) -> Path:
+        """Its /dev/shm, as the host sees it."""
+        return Path(f"/proc/{self.pid}/root/dev/shm")
+
     def alive(self) -> bool:
         try:
             return "\nState:\tZ" not in Path(f"/proc/{self.pid}/status").read_text()
         except FileNotFoundError:
             return False
+
+    def processes(self) -> list[int]:
+        return [int(pid) for pid in (CGROUPS / self.cgroup.lstrip("/") / "cgroup.procs").read_text().split()]
 
     def delete(self) -> None:
         sh(*self.pod.driver.command, "delete", "--force", self.id)
@@ -165,23 +179,48 @@ def oci_config(args: list[str], adj: int, cgroups_path: str, resources: dict[str
     }
 
 
-def start_hog(cgroup: Path, *options: bytes) -> int:
-    """Start one hog in a bare cgroup, without a runtime; its pid."""
+class BareContainer:
+    """A container's cgroup under the cgroupfs driver's names, without a runtime: pids are known, and it takes no time."""
+
+    made = 0
+
+    def __init__(self, pod: Pod, memory_max: int | None = None, *, oom_group: bool = False) -> None:
+        BareContainer.made += 1
+        self.pod, self.memory_max = pod, memory_max
+        self.id = f"{0xBA4E000000 + BareContainer.made:064x}"
+        self.cgroup = f"{pod.cgroup}/{self.id}"
+        self.directory = make_cgroup(self.cgroup, memory_max)
+        if oom_group:
+            (self.directory / "memory.oom.group").write_text("1")
+
+    def start(self, *options: str | bytes) -> int:
+        """Start one hog; its pid."""
+        return start_hog(self.directory, *options)
+
+    def kill(self, *options: str | bytes) -> int:
+        """Start one hog, and wait until it has been killed; its pid."""
+        return reap(self.start(*options))
+
+    def remove(self) -> None:
+        self.directory.rmdir()
+
+
+def start_hog(cgroup: Path, *options: str | bytes) -> int:
+    """Start one hog in a cgroup, without a runtime; its pid."""
     pid = os.fork()
     if pid == 0:
         try:
             (cgroup / "cgroup.procs").write_text("0")
             # The tests run at -1000; a memcg OOM that finds nobody to kill would go on for ever.
             Path("/proc/self/oom_score_adj").write_text("900")
-            os.execv(HOG, [b"hog", *options])
+            os.execv(HOG, ["hog", *options])
         finally:
             os._exit(99)
     return pid
 
 
-def run_hog(cgroup: Path, *options: bytes) -> int:
-    """Start one, and wait until it has been killed."""
-    pid = start_hog(cgroup, *options)
+def reap(pid: int) -> int:
+    """Wait until this hog has been killed; its pid."""
     status = os.waitpid(pid, 0)[1]
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"hog {pid} ended with status {status}"
     return pid

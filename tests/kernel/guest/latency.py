@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .agent import Agent
-from .containers import MIB, Pod, make_cgroup, start_hog
+from .containers import MIB, BareContainer, Pod
 from .witness import KILL_LINE, Arrival, KernelLog
 
 KILLS = 25
@@ -51,14 +51,14 @@ def clock_offset(log: KernelLog) -> float:
 
 
 def measure(log: KernelLog, agent: Agent) -> dict[str, float]:
-    cgroup = make_cgroup(f"{Pod(driver='cgroupfs').cgroup}/{0x1A7E:064x}", 8 * MIB)
+    container = BareContainer(Pod(driver="cgroupfs"), 8 * MIB)
     reader, metric, scrape = [], [], []
     for _ in range(KILLS):
         time.sleep(PAUSE_SECONDS)
         started, count = time.monotonic(), agent.total("oom_kills_total")
         scrape.append(time.monotonic() - started)
         offset, position = clock_offset(log), log.position()
-        pid = start_hog(cgroup)
+        pid = container.start()
         arrival = next_arrival(log, position, None)
         while agent.total("oom_kills_total") == count:
             pass

@@ -2,101 +2,24 @@
 The scenarios: each makes real OOM kills and says what a true report of them looks like.
 
 A scenario gets the `Lab` and returns one `Expected` for each incident. What holds for every incident (each pid that
-the kernel printed is told exactly once, counters agree) is checked by the caller.
+the kernel printed is told exactly once, counters agree) is checked by the caller. Here are those of who was killed,
+whose limit was hit and why.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from .agent import Agent, Document, wait_until
-from .containers import MIB, Container, Pod, make_cgroup, run_hog, sh
+from .agent import PASS_SECONDS, Document, wait_until
+from .containers import MIB, BareContainer, Pod, make_cgroup, reap, sh, start_hog
+from .expected import ANY, Expected, in_storm, of
+from .lab import RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, shell, wait_for_kills
+from .load import churn, fork_storm, max_storm
+from .once import bare, burst, downtime, group_of_90, kill_9, overrun, vanish
+from .views import namespaced, nobody, read_only, refused
 from .witness import counters
-
-ANY = object()  # not looked at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """One incident as its document has to tell it; None: has to be null."""
-
-    cause: str | tuple[str, ...]  # more than one: what a bare kill line leaves open
-    comm: str = "hog"
-    pid: object = ANY
-    oom_memcg: object = ANY
-    task_memcg: object = ANY
-    pod_uid: object = ANY
-    container_id: object = ANY
-    limit_bytes: object = ANY
-    group_kill: bool = False
-    also: Callable[[Document], bool] = lambda document: True
-
-    def matches(self, document: Document) -> bool:
-        """Whether this is its document: by pid where the pid is known."""
-        return self.pid is ANY or document["victim"]["pid"] == self.pid
-
-    def problems(self, document: Document) -> list[str]:
-        victim, memory = document["victim"], document["memory"] or {}
-        pairs = {
-            "victim.comm": (victim["comm"], self.comm),
-            "victim.pid": (victim["pid"], self.pid),
-            "oom_memcg": (document["oom_memcg"], self.oom_memcg),
-            "task_memcg": (document["task_memcg"], self.task_memcg),
-            "pod.uid": ((document["pod"] or {}).get("uid"), self.pod_uid),
-            "container.id": ((document["container"] or {}).get("id"), self.container_id),
-            "memory.limit_bytes": (memory.get("limit_bytes"), self.limit_bytes),
-            "group_kill": (document["group_kill"], self.group_kill),
-        }
-        found = [
-            f"{key} is {is_!r}, not {not_!r}" for key, (is_, not_) in pairs.items() if not_ is not ANY and is_ != not_
-        ]
-        if document["cause"] not in ((self.cause,) if isinstance(self.cause, str) else self.cause):
-            found.append(f"cause is {document['cause']!r}, not {self.cause!r}")
-        if not self.also(document):
-            found.append(f"the scenario's own condition does not hold: memory is {memory}")
-        return found
-
-
-@dataclass(slots=True)
-class Lab:
-    """What a scenario works with. Containers are deleted when it is over."""
-
-    agent: Agent
-    made: list[Container] = field(default_factory=list)
-
-    def container(self, pod: Pod, *command: str, **settings: Any) -> Container:
-        made = Container(pod, *command, **settings)
-        self.made.append(made)
-        return made
-
-    def clean_up(self) -> None:
-        while self.made:
-            self.made.pop().delete()
-
-
-def wait_for_kills(count: int, seconds: float = 60) -> None:
-    """Until the kernel has counted so many since boot."""
-    wait_until(lambda: counters().vmstat >= count, seconds, lambda: f"the kernel killed nothing in {seconds} s")
-
-
-def of(container: Container, cause: str = "container_limit", **more: Any) -> Expected:
-    """A kill in this container; at its own limit unless said otherwise."""
-    if cause == "container_limit":
-        more = {"oom_memcg": container.cgroup, "limit_bytes": container.memory_max, **more}
-    return Expected(
-        cause=cause, task_memcg=container.cgroup, pod_uid=container.pod.uid, container_id=container.id, **more
-    )
-
-
-def shell(script: str) -> tuple[str, str, str]:
-    """The shell is PID 1 and stays it: with one command alone it would exec it."""
-    return "/bin/sh", "-c", f"{script}; :"
 
 
 def container_limit(driver: str) -> Callable[[Lab], list[Expected]]:
@@ -134,19 +57,10 @@ def pod_limit(lab: Lab) -> list[Expected]:
 
 def nested_limit(lab: Lab) -> list[Expected]:
     """A cgroup made inside a container, whose name imitates the kernel's own fields."""
-    pod, container_id = Pod(driver="cgroupfs"), f"{0xABCD:064x}"
-    nested = f"{pod.cgroup}/{container_id}/a,task_memcg=%2Fkubepods,task=x,pid=1"
-    pid = run_hog(make_cgroup(nested, 24 * MIB))
-    return [
-        Expected(
-            cause="nested_limit",
-            pid=pid,
-            oom_memcg=nested,
-            task_memcg=nested,
-            pod_uid=pod.uid,
-            container_id=container_id,
-        )
-    ]
+    container = BareContainer(Pod(driver="cgroupfs"))
+    nested = f"{container.cgroup}/a,task_memcg=%2Fkubepods,task=x,pid=1"
+    pid = reap(start_hog(make_cgroup(nested, 24 * MIB)))
+    return [of(container, "nested_limit", pid=pid, oom_memcg=nested, task_memcg=nested)]
 
 
 def slice_limit(path: str, cause: str, mib: int) -> Callable[[Lab], list[Expected]]:
@@ -158,7 +72,7 @@ def slice_limit(path: str, cause: str, mib: int) -> Callable[[Lab], list[Expecte
         lab.container(Pod(qos="burstable"), "/bin/hog", "-m", "60", memory_max=100 * MIB)
         victim = lab.container(Pod(qos="besteffort"), "/bin/hog", "-w", "/dev/shm/go")
         sh("systemctl", "set-property", "--runtime", slice_, f"MemoryMax={mib}M")
-        Path(f"/proc/{victim.pid}/root/dev/shm/go").touch()
+        (victim.shared / "go").touch()
         wait_until(lambda: not victim.alive(), 60, lambda: "the BestEffort victim lives")
         sh("systemctl", "set-property", "--runtime", slice_, "MemoryMax=infinity")
         return [of(victim, cause, pid=victim.pid, oom_memcg=path, limit_bytes=mib * MIB)]
@@ -196,16 +110,8 @@ def hostile_comm(lab: Lab) -> list[Expected]:
         b",task_memcg=/a",
         b"\x1b[31mred",
     )
-    pod, container_id = Pod(driver="cgroupfs"), f"{0xBEEF:064x}"
-    cgroup = make_cgroup(f"{pod.cgroup}/{container_id}", 16 * MIB)
-    path = f"{pod.cgroup}/{container_id}"
-    return [
-        Expected(
-            cause="container_limit", comm=name[:15].decode(errors="replace"), pid=run_hog(cgroup, b"-n", name),
-            oom_memcg=path, task_memcg=path, pod_uid=pod.uid, container_id=container_id,
-        )
-        for name in names
-    ]  # fmt: skip
+    container = BareContainer(Pod(driver="cgroupfs"), 16 * MIB)
+    return [of(container, comm=name[:15].decode(errors="replace"), pid=container.kill(b"-n", name)) for name in names]
 
 
 def forged(lab: Lab) -> list[Expected]:
@@ -250,116 +156,40 @@ def swap(lab: Lab) -> list[Expected]:
     return [of(victim, pid=victim.pid, also=lambda document: document["memory"]["swap_limit_bytes"] == 48 * MIB)]
 
 
-def burst(lab: Lab) -> list[Expected]:
-    """
-    200 kills faster than the kernel's rate limit for reports (10 in 5 s): most are a bare kill line, whose cgroup
-    nobody has named.
-    """
-    pod = Pod(driver="cgroupfs")
-    cgroup = make_cgroup(f"{pod.cgroup}/{0xB0057:064x}", 6 * MIB)
-    kills = [Expected(cause=("container_limit", "unknown"), pid=run_hog(cgroup)) for _ in range(200)]
-    time.sleep(5)  # the next scenario's kills are to have their reports again
-    return kills
+def collateral(lab: Lab) -> list[Expected]:
+    """PID 1 of a pid namespace is killed at its limit; the kernel ends the rest with it, and prints nothing of them."""
+    # By its path: what busybox's shell finds by name it executes as itself, and takes the name later.
+    script = "for i in 1 2 3 4 5; do /bin/sleep 1000 & done; exec hog -w /dev/shm/go"
+    victim = lab.container(Pod(), *shell(script), memory_max=48 * MIB)
+    wait_until(lambda: len(victim.processes()) == 6, 30, lambda: f"its processes: {victim.processes()}")
+    children = sorted(set(victim.processes()) - {victim.pid})
+    time.sleep(PASS_SECONDS)
+    (victim.shared / "go").touch()
+
+    def lists_children(document: Document) -> bool:
+        told = sorted((process["pid"], process["comm"]) for process in document.get("collateral", ()))
+        return told == [(pid, "sleep") for pid in children]
+
+    return [of(victim, pid=victim.pid, also=lists_children)]
 
 
-def overrun(lab: Lab) -> list[Expected]:
-    """The agent stands still while the ring is overwritten: one kill before, one after the flood."""
-    pod = Pod(driver="cgroupfs")
-    cgroup = make_cgroup(f"{pod.cgroup}/{0xF100D:064x}", 8 * MIB)
-    before = lab.agent.total("oom_collector_records_lost_total")
-    lab.agent.signal("STOP")
-    run_hog(cgroup)
-    with Path("/dev/kmsg").open("wb", buffering=0) as kmsg:
-        kmsg.writelines(b"<6>flood %04d %s\n" % (n, b"x" * 60) for n in range(4000))
-    seen = run_hog(cgroup)
-    lab.agent.signal("CONT")
-    wait_until(
-        lambda: lab.agent.total("oom_collector_records_lost_total") > before, 30, lambda: "no record is counted as lost"
-    )
-    return [Expected(cause="container_limit", pid=seen, pod_uid=pod.uid)]
+def bare_cause(lab: Lab) -> list[Expected]:
+    """The kernel has printed its ten reports and leaves the next two kills with one line each: whose limit was it?"""
+    pod = Pod(driver="cgroupfs", memory_max=8 * MIB)
+    in_pod, (in_container, *others) = BareContainer(pod, 64 * MIB), bare(RATE_LIMIT_REPORTS + 3)
+    time.sleep(RATE_LIMIT_SECONDS)  # the first of these begins a new span
+    hogs = {container.start(): container for container in others}
+    reports = [in_storm(container, reap(pid)) for pid, container in hogs.items()]
+    where = "process_index", "proc", "memory_events"
 
+    def no_report(document: Document) -> bool:
+        return not {"report", "summary_line"} & set(document["evidence"])
 
-def refused(source: str, *properties: str) -> Callable[[Lab], list[Expected]]:
-    """
-    A second agent that may not open /dev/kmsg, as in a pod that is not privileged, goes on with another source.
-
-    Its ring and journal hold kills from before its first start: those are no incidents to be told.
-    """
-
-    def scenario(lab: Lab) -> list[Expected]:
-        other = Agent(source, "DevicePolicy=closed", *properties)
-        wait_until(lambda: other.status("/readyz") == 200, 60, lambda: f"not ready: {other.log()[-2000:]}")
-        assert other.sources_up() == {source}, f"sources up: {other.sources_up()}"
-        expected = container_limit("systemd")(lab)
-        told = other.wait_for(1)
-        assert len(told) == 1, f"{source} told {len(told)} incidents, not 1"
-        problems = expected[0].problems(told[0])
-        assert not problems, f"{source}: {problems}"
-        assert other.total("oom_kills_total") == 1
-        assert other.stop() < 6, "SIGTERM took more than 5 s"
-        return expected
-
-    return scenario
-
-
-def nobody(lab: Lab) -> list[Expected]:
-    """Without any right the agent still runs and says what it lacks."""
-    other = Agent("nobody", "DevicePolicy=closed", "User=nobody", "CapabilityBoundingSet=")
-    wait_until(lambda: "journald" in other.log(), 30, lambda: f"it does not say what is missing: {other.log()}")
-    for source in ("kmsg", "syslog", "journald"):
-        assert source in other.log(), f"nothing is said of {source}: {other.log()}"
-    assert other.sources_up() == set()
-    assert other.status("/readyz") == 503
-    other.stop()
-    return []
-
-
-def kill_9(lab: Lab) -> list[Expected]:
-    """
-    An agent that dies and comes back, at any moment of a kill's way: nothing is lost, and nothing counted twice.
-
-    stdout is at-least-once: a repeat carries the same id.
-    """
-    rounds = 50 if os.uname().release.startswith("6.1.") else 5
-    other = Agent(
-        "kill-9",
-        "Restart=always",
-        "RestartSec=0",
-        "StartLimitIntervalSec=0",
-        "Environment=OOM_COLLECTOR_METRICS_HOLD=0",
-    )
-    pod = Pod(driver="cgroupfs")
-    cgroup, chance = make_cgroup(f"{pod.cgroup}/{0x9:064x}", 8 * MIB), random.Random(9)
-    pids = []
-    for round_ in range(rounds):
-        if round_ % 5:  # else it may die while it starts, and the kill falls into its downtime
-            wait_until(lambda: other.status("/readyz") == 200, 60, lambda: f"not ready: {other.log()[-2000:]}")
-        pids.append(run_hog(cgroup))
-        time.sleep(chance.uniform(0, 0.2 if round_ % 2 else 2.3))  # before and while it is written, or settled
-        other.signal("KILL")
-    wait_until(lambda: other.status("/readyz") == 200, 60, lambda: f"not ready: {other.log()[-2000:]}")
-    wait_until(
-        lambda: other.total("oom_kills_total") >= rounds,
-        30,
-        lambda: f"counted {other.total('oom_kills_total')} of {rounds}",
-    )
-    time.sleep(3)
-    told = {document["id"]: document["victim"]["pid"] for document in other.incidents()}
-    counted = other.total("oom_kills_total")
-    assert (counted, sorted(told.values())) == (rounds, sorted(pids)), (
-        f"counted {counted} of {rounds}; told {sorted(told.values())}, killed {sorted(pids)}"
-    )
-    other.stop()
-    return [Expected(cause="container_limit", pid=pid, pod_uid=pod.uid) for pid in pids]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """`lossy`: records are meant to be lost, so that the log cannot be compared kill by kill."""
-
-    name: str
-    run: Callable[[Lab], list[Expected]]
-    lossy: bool = False
+    return [
+        *reports,
+        of(in_pod, "pod_limit", pid=in_pod.kill(), method=where, also=no_report),
+        of(in_container, pid=in_container.kill(), oom_memcg=ANY, limit_bytes=ANY, method=where, also=no_report),
+    ]
 
 
 SCENARIOS = (
@@ -379,12 +209,22 @@ SCENARIOS = (
     Scenario(name="system-unit", run=system_unit),
     Scenario(name="swap", run=swap),
     Scenario(name="sysrq", run=sysrq),
+    Scenario(name="collateral", run=collateral),
+    Scenario(name="bare-cause", run=bare_cause),
+    Scenario(name="group-90", run=group_of_90),
     Scenario(name="burst", run=burst),
     # systemd keeps the capabilities of a root service that are in its bounding set.
     Scenario(name="refused-syslog", run=refused("syslog", "CapabilityBoundingSet=CAP_SYSLOG")),
     Scenario(name="refused-journald", run=refused("journald", "CapabilityBoundingSet=")),
     Scenario(name="refused-all", run=nobody),
+    Scenario(name="read-only", run=read_only),
+    Scenario(name="namespaced", run=namespaced),
+    Scenario(name="vanish", run=vanish),
+    Scenario(name="churn", run=churn),
+    Scenario(name="max-storm", run=max_storm),
+    Scenario(name="fork-storm", run=fork_storm),
     Scenario(name="kill-9", run=kill_9),
+    Scenario(name="downtime", run=downtime),
     Scenario(name="overrun", run=overrun, lossy=True),
     Scenario(name="node", run=node),
 )

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,21 @@ def killed_pids(records: list[bytes]) -> list[int]:
     return [int(found[1]) for record in records if (found := KILL_LINE.match(record))]
 
 
+def ring() -> list[bytes]:
+    """What the kernel's ring holds now."""
+    records, fd = [], os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            try:
+                records.append(os.read(fd, 8192))
+            except BrokenPipeError:
+                continue
+    except BlockingIOError:
+        return records
+    finally:
+        os.close(fd)
+
+
 class Counters(NamedTuple):
     """The kernel's own counts of OOM kills since boot; both count a group kill's first victim twice."""
 
@@ -72,3 +88,41 @@ def counters() -> Counters:
     found = pattern.search(Path("/proc/vmstat").read_text())
     assert found
     return Counters(int(found[1]), sum(int(match[1]) for text in events if (match := pattern.search(text))))
+
+
+def events(cgroup: str) -> dict[str, int]:
+    """Read its memory.events."""
+    lines = (CGROUPS / cgroup.lstrip("/") / "memory.events").read_text().splitlines()
+    return {key: int(value) for key, value in map(str.split, lines)}
+
+
+def forks() -> int:
+    """Processes and threads made since boot."""
+    found = re.search(r"^processes (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+class Usage(NamedTuple):
+    """What a process has taken of the node."""
+
+    cpu_seconds: float  # of all its threads
+    rss_mib: float
+    descriptors: int
+    watches: int  # inotify's
+
+
+def usage(pid: int) -> Usage:
+    process = Path("/proc", str(pid))
+    times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+    resident = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    descriptors = []
+    for path in (process / "fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            descriptors.append(path.read_text())
+    return Usage(
+        cpu_seconds=sum(map(int, times)) / os.sysconf("SC_CLK_TCK"),
+        rss_mib=round(resident / 2**20, 1),
+        descriptors=len(descriptors),
+        watches=sum(text.count("inotify wd:") for text in descriptors),
+    )
