@@ -143,8 +143,12 @@ class Witnesses:
 
     def _counted(self, counters: Counters) -> None:
         self._ledger.observe(counters)
-        if self._intake is not None and self._ledger.is_short:
+        if self._intake is None:
+            return
+        if self._ledger.is_short:
             self._intake.counters_moved()
+        if counters.after is None and not self._processes.is_following:
+            self._look_through_processes(counters.at)
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
         now = time.monotonic()

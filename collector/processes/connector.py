@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 INTERVAL_SECONDS = 0.02
 MAX_SHARE = 0.06
-"""Of a core, over a second. 5,000 forks in a second take less."""
+"""Of a core, in the long run. 5,000 forks in a second take less."""
+CREDIT_SECONDS = 1.5
+"""Of CPU, beyond that: what a deployment's start or a burst of kills may take at once."""
 FIRST_REST_SECONDS = 5.0
 MAX_REST_SECONDS = 60.0
 
@@ -50,24 +52,31 @@ class Followed(IntEnum):
 
 
 class Governor:
-    """How much may be followed, by the CPU that following takes: `at` and `cpu` in seconds, of the clock and of CPU."""
+    """
+    How much may be followed, by the CPU that following takes: `at` and `cpu` in seconds, of the clock and of CPU.
+
+    CPU that was not used is saved up, to CREDIT_SECONDS.
+    """
 
     def __init__(self, *, at: float, cpu: float) -> None:
         self.followed = Followed.PROCESSES
+        self._credit = CREDIT_SECONDS
         self._window = (at, cpu)
         self._rest = FIRST_REST_SECONDS
         self._widen_at = self._widened_at = float("-inf")
 
     def has_left(self, cpu: float) -> bool:
         """Whether there is CPU left for what can wait; half of it is kept for events."""
-        return cpu - self._window[1] < MAX_SHARE * WINDOW_SECONDS / 2
+        return self._credit - (cpu - self._window[1]) > CREDIT_SECONDS / 2
 
     def judge(self, *, at: float, cpu: float) -> Followed:
         begin, used = self._window
         if at < begin + WINDOW_SECONDS:
             return self.followed
         self._window = (at, cpu)
-        if cpu - used > MAX_SHARE * (at - begin) and self.followed is not Followed.NOTHING:
+        saved = MAX_SHARE * (at - begin) - (cpu - used)
+        self._credit = min(max(self._credit + saved, 0.0), CREDIT_SECONDS)
+        if saved < 0 and not self._credit and self.followed is not Followed.NOTHING:
             if self.followed is Followed.PROCESSES:
                 again = at < self._widened_at + MAX_REST_SECONDS
                 self._rest = min(self._rest * 2, MAX_REST_SECONDS) if again else FIRST_REST_SECONDS

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # While the connector misses nothing, a pass finds only what moved without a fork or an exec.
 FOLLOWED_PASS_SECONDS = 60.0
+MAX_UNHINTED = 4096
 
 
 # include/linux/proc_ns.h: PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO.
@@ -58,10 +59,16 @@ class ProcessWatch:
         self._connector = Connector(self._index, self._lock, proc_root=proc_root, look_at=self._look_at_executed)
         self._namespace_root: MemcgPath | None = None
         self._passed_at = float("-inf")
+        self._unhinted: dict[int, int] = {}
+        """Starting times of processes whose memory flags were not read yet, by pid."""
         self._losses_passed = 0
         self.index_state = State(reason=NOT_STARTED)
         self.outside = 0
         """Of the last pass: processes that cgroup.procs shows as 0, since they are outside of our pid namespace."""
+
+    @property
+    def is_following(self) -> bool:
+        return self._connector.started
 
     @property
     def connector_state(self) -> State:
@@ -108,17 +115,17 @@ class ProcessWatch:
         """
         Look for processes in these cgroups and below; /proc is asked only about new ones.
 
-        While the connector misses nothing, all but one pass in a minute do nothing.
+        While the connector misses nothing, all but one pass in a minute only read memory flags of what it told.
         """
         if not self.index_state.up:
             return
         with self._passing:
             losses = self._connector.lost + self._connector.shed
             followed = self._connector.followed is Followed.PROCESSES and losses == self._losses_passed
-            if followed and at < self._passed_at + FOLLOWED_PASS_SECONDS:
-                return
-            self._passed_at, self._losses_passed = at, losses
-            self._pass(containers, at)
+            if not followed or at >= self._passed_at + FOLLOWED_PASS_SECONDS:
+                self._passed_at, self._losses_passed = at, losses
+                self._pass(containers, at)
+            self._read_hints()
 
     def find(self, pid: int, *, comm: str | None, at: float) -> KnownProcess | None:
         """
@@ -225,10 +232,24 @@ class ProcessWatch:
             self._index.seen(pid, sight)
             if ended:
                 self._index.died(pid, sight.at)
-        if not ended:
-            hints = process.hints()
+            elif len(self._unhinted) < MAX_UNHINTED:
+                self._unhinted[pid] = sight.start_ticks
+
+    def _read_hints(self) -> None:
+        """
+        Of those that were looked at since the last pass. A process at its limit may let us wait for its command line:
+        nobody else must wait for that.
+        """
+        with self._lock:
+            unhinted, self._unhinted = self._unhinted, {}
+        for pid, start_ticks in unhinted.items():
+            try:
+                with ProcessFiles(self._proc_root, pid) as process:
+                    hints = process.hints()
+            except OSError:
+                continue
             with self._lock:
-                self._index.hinted(pid, sight.start_ticks, hints)
+                self._index.hinted(pid, start_ticks, hints)
 
     def _learn_namespace_root(self, listed: Mapping[int, MemcgPath]) -> None:
         """In a cgroup namespace of our own, paths in /proc begin at a place that only our own cgroup tells."""

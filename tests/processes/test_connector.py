@@ -135,6 +135,7 @@ def test_more_exec_than_can_be_looked_at_is_dropped_and_counted(
 
 def test_storm_narrows_the_filter_and_says_so(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SHARE", 0.0)
+    monkeypatch.setattr(module, "CREDIT_SECONDS", 0.0)
     monkeypatch.setattr(module, "WINDOW_SECONDS", 0.05)
     index = ProcessIndex()
     with running(index) as connector:
@@ -167,23 +168,32 @@ def test_off_with_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception, ex
         connector.drain()
 
 
-def test_governor_narrows_rests_and_widens() -> None:
+def test_governor_lends_a_burst_then_narrows_rests_and_widens() -> None:
     governor = Governor(at=0.0, cpu=0.0)
     assert governor.judge(at=0.9, cpu=0.9) is Followed.PROCESSES  # a window is a second
-    assert governor.judge(at=1.0, cpu=0.02) is Followed.PROCESSES
-    assert governor.has_left(0.02)
-    assert not governor.has_left(0.06)
-    assert governor.judge(at=2.0, cpu=0.10) is Followed.EXEC
-    assert governor.judge(at=3.0, cpu=0.10) is Followed.EXEC
-    assert governor.judge(at=4.0, cpu=0.20) is Followed.NOTHING
-    assert governor.judge(at=4.0 + FIRST_REST_SECONDS - 0.1, cpu=0.20) is Followed.NOTHING
-    assert governor.judge(at=5.0 + FIRST_REST_SECONDS, cpu=0.20) is Followed.PROCESSES
+    assert governor.has_left(0.7)
+    assert not governor.has_left(0.8)
+    assert governor.judge(at=1.0, cpu=1.0) is Followed.PROCESSES
+    assert governor.judge(at=2.0, cpu=2.0) is Followed.EXEC
+    assert governor.judge(at=3.0, cpu=2.05) is Followed.EXEC
+    assert governor.judge(at=4.0, cpu=2.2) is Followed.NOTHING
+    assert governor.judge(at=4.0 + FIRST_REST_SECONDS - 0.1, cpu=2.2) is Followed.NOTHING
+    assert governor.judge(at=5.0 + FIRST_REST_SECONDS, cpu=2.2) is Followed.PROCESSES
+
+
+def test_governor_saves_up_what_is_not_used() -> None:
+    governor = Governor(at=0.0, cpu=0.0)
+    cpu = 0.0
+    for minute in range(1, 10):
+        cpu += 1.4
+        assert governor.judge(at=60.0 * minute, cpu=cpu) is Followed.PROCESSES
+        assert governor.has_left(cpu)
 
 
 def test_governor_rests_longer_each_time_while_the_storm_goes_on() -> None:
     governor = Governor(at=0.0, cpu=0.0)
     rests, narrowed, cpu = [], 0.0, 0.0
-    for second in range(1, 400):
+    for second in range(1, 600):
         before = governor.followed
         cpu += 0.2 if before is Followed.PROCESSES else 0.0
         followed = governor.judge(at=second, cpu=cpu)
