@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from collector import batch
@@ -33,6 +33,8 @@ TICK_SECONDS = 0.1
 CURSOR_SECONDS = 1.0
 OPEN_REPORT_SECONDS = 60.0
 STATE_RETRY_SECONDS = 60.0
+# A kill line without a cgroup is counted within 2 s. Until then others, and the counters, may tell whose it was not.
+BARE_DELAY = timedelta(seconds=1.5)
 DRAIN_SECONDS = 2.0
 LOST_SAID_SECONDS = 10.0
 
@@ -106,6 +108,7 @@ class Intake:
             self._caught_up_at = datetime.now(UTC)
             # At once: from here on, what is found in the log after a restart is no longer old.
             self._commit()
+        self._keep_ticking()
 
     def end_of_batch(self, cursor: Cursor | None) -> None:
         self._arrival = None
@@ -161,7 +164,8 @@ class Intake:
     # Reports settle by time
 
     def _keep_ticking(self) -> None:
-        if self._ticker is None and (self._pipeline.busy or self._is_short()):
+        bare = self._bare and not self._in_backlog
+        if self._ticker is None and (self._pipeline.busy or bare or self._is_short()):
             self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _is_short(self) -> bool:
@@ -185,7 +189,7 @@ class Intake:
         _, reconciler = self._counters
         # A group's members may still be printed: for a long time, on a slow console.
         patience = OPEN_REPORT_SECONDS if self._pipeline.busy else 0.0
-        if self._incidents or not reconciler.is_waiting(now - patience):
+        if self._incidents or self._bare or not reconciler.is_waiting(now - patience):
             return []
         taken, counted_off = reconciler.tell_missing(now, datetime.now(UTC))
         self._counted_off += counted_off
@@ -202,11 +206,10 @@ class Intake:
             self._lost = 0
         read_all = self._caught_up_at is not None and not self._read_all and not self._pipeline.busy
         position_due = self._position is not None and self._is_at_rest() and time.monotonic() >= self._position_due
-        missing = list(missing)
-        waiting = self._incidents or (self._bare and not self._in_backlog)
+        missing, now = list(missing), datetime.now(UTC)
+        waiting = self._incidents or any(self._is_due(known, now) for known in self._bare)
         if not (waiting or missing or self._added or read_all or position_due or with_counters):
             return
-        now = datetime.now(UTC)
         entries = [*self._take_all(now), *(self._entry(taken, counts=True) for taken in missing)]
         position = self._position if self._is_at_rest() else None
         baselines, gone = (None, []) if self._counters is None else self._counters[0].take_changes()
@@ -235,10 +238,10 @@ class Intake:
 
     def _is_at_rest(self) -> bool:
         """
-        Whether nothing that was read waits for more: an open report, and bare lines of the backlog, began before the
-        cursor, and have to be read again after a crash.
+        Whether nothing that was read waits for more: an open report, and bare lines, came before the cursor, and have
+        to be read again after a crash.
         """
-        return not self._pipeline.busy and not (self._bare and self._in_backlog)
+        return not self._pipeline.busy and not self._bare
 
     def _say_lost(self, source: str, count: int) -> None:
         """A flood overruns the ring many times a second: the counter has them all, the log says that it goes on."""
@@ -258,13 +261,13 @@ class Intake:
     def _take_all(self, now: datetime) -> list[Entry]:
         """
         Lines without a cgroup come last: once all others are counted off, the counters may tell whose they are. In the
-        backlog, that is at its end.
+        backlog, that is at its end; else a moment later.
         """
-        bare = [*self._bare, *(known for known in self._incidents if victim_path(known) is None)]
         others = [known for known in self._incidents if victim_path(known) is not None]
-        self._incidents, self._bare = [], []
-        if self._in_backlog:
-            self._bare, bare = bare, []
+        self._bare += [known for known in self._incidents if victim_path(known) is None]
+        bare = [known for known in self._bare if self._is_due(known, now)]
+        self._bare = [known for known in self._bare if known not in bare]
+        self._incidents = []
         told: dict[str, Told] = {}
         entries = []
         for incident in (*others, *bare):
@@ -276,6 +279,11 @@ class Intake:
             told[incident.id] = Told(taken.incident.id, abs(taken.kills))
             entries.append(self._entry(taken, counts=counts))
         return entries
+
+    def _is_due(self, bare: Incident, now: datetime) -> bool:
+        if self._in_backlog:
+            return False
+        return bare.time is None or not self._is_live(bare) or now >= bare.time + BARE_DELAY
 
     def _take(self, incident: Incident, told: Told | None, counts: bool, now: datetime) -> Taken | None:
         if self._counters is None:

@@ -69,6 +69,7 @@ class LimitHit(NamedTuple):
 @dataclass(slots=True, eq=False)
 class _Cgroup:
     reading: Counters
+    above: tuple[MemcgPath, ...]
     told: int
     groups_told: int
     # When `oom` moved between two readings: here (its own limit), and here or below.
@@ -147,8 +148,9 @@ class Ledger:
         self._notice(None, None)
 
     @property
-    def is_short(self) -> bool:
-        return bool(self._noticed)
+    def short_since(self) -> float | None:
+        """When the oldest of what is missing was noticed; None: nothing is."""
+        return min((noticed[0][0] for noticed in self._noticed.values()), default=None)
 
     def owes(self, path: MemcgPath) -> int:
         """Kills that nobody told, in `path` or below; for a path that is not known, in the nearest known above."""
@@ -157,7 +159,7 @@ class Ledger:
     def missing(self) -> list[Missing]:
         """What is missing, each at the deepest cgroup that shows it; the oldest first."""
         found = []
-        for path, kills in self._own().items():
+        for path, (kills, groups) in self._own().items():
             cgroup, noticed = self._cgroups[path], self._noticed[path]
             reading = cgroup.reading
             found.append(
@@ -166,7 +168,7 @@ class Ledger:
                     inode=reading.inode,
                     told=cgroup.told,
                     kills=kills,
-                    groups=None if reading.oom_group_kill is None else self._own_groups(path),
+                    groups=None if reading.oom_group_kill is None else groups,
                     group=bool(reading.group),
                     since=noticed[0][0],
                     after=noticed[0][1],
@@ -198,18 +200,19 @@ class Ledger:
 
     def _begin(self, counters: Counters) -> None:
         baseline = self._baselines.get(counters.path)
+        above = tuple(_above(counters.path))
         groups = counters.oom_group_kill or 0
         if self._first_start:
-            cgroup = _Cgroup(counters, counters.oom_kill, groups)
+            cgroup = _Cgroup(counters, above, counters.oom_kill, groups)
         elif baseline is not None and baseline.inode == counters.inode:
-            cgroup = _Cgroup(counters, min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups))
+            cgroup = _Cgroup(counters, above, min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups))
             if counters.oom > baseline.oom:
                 cgroup.hits = ((ALWAYS, counters.at),)
             if (counters.local_oom or 0) > (baseline.local_oom or 0):
                 cgroup.own_hits = ((ALWAYS, counters.at),)
         else:
             told, groups_told = self._told_before(counters)
-            cgroup = _Cgroup(counters, told, groups_told)
+            cgroup = _Cgroup(counters, above, told, groups_told)
             if counters.oom:
                 cgroup.hits = ((ALWAYS, counters.at),)
             if counters.local_oom:
@@ -248,12 +251,13 @@ class Ledger:
         else:
             self._short.discard(path)
 
-    def _own(self) -> dict[MemcgPath, int]:
-        """How many kills each cgroup misses that none below it is proved to miss."""
+    def _own(self) -> dict[MemcgPath, tuple[int, int]]:
+        """How many kills, and group kills, each cgroup misses that none below it is proved to miss."""
         below: dict[MemcgPath | None, list[MemcgPath]] = {}
         for path in self._short:
-            below.setdefault(self._parent(path), []).append(path)
-        own: dict[MemcgPath, int] = {}
+            parent = next((above for above in self._cgroups[path].above if above in self._cgroups), None)
+            below.setdefault(parent, []).append(path)
+        own: dict[MemcgPath, tuple[int, int]] = {}
         tops = [(path, self._cgroups[path].short) for path in below.get(None, ())]
         while tops:
             path, kills = tops.pop()
@@ -261,21 +265,17 @@ class Ledger:
             # More than their parent misses: some of theirs were told before they were found, nobody knows whose.
             surplus = max(0, sum(children.values()) - kills)
             proved = {child: max(0, short - surplus) for child, short in children.items()}
-            own[path] = kills - sum(proved.values())
             tops += proved.items()
-        return {path: kills for path, kills in own.items() if kills > 0}
-
-    def _parent(self, path: MemcgPath) -> MemcgPath | None:
-        return next((above for above in _above(path) if above in self._cgroups), None)
-
-    def _own_groups(self, path: MemcgPath) -> int:
-        below = sum(self._cgroups[other].groups_short for other in self._short if self._parent(other) == path)
-        return max(0, self._cgroups[path].groups_short - below)
+            kills -= sum(proved.values())
+            groups = self._cgroups[path].groups_short - sum(self._cgroups[child].groups_short for child in children)
+            if kills > 0:
+                own[path] = kills, max(0, groups)
+        return own
 
     def _notice(self, at: float | None, after: float | None) -> None:
         """Keep the time at which each missing kill was noticed."""
         own = self._own() if self._short else {}
-        for path, kills in own.items():
+        for path, (kills, _) in own.items():
             noticed = self._noticed.setdefault(path, deque())
             while len(noticed) > kills:
                 noticed.popleft()

@@ -106,9 +106,8 @@ class KernelRecord(Protocol):
     def boot_id(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """When a record was printed, in every clock that its form carries."""
+class Moment(NamedTuple):
+    """When a record was printed, in every clock that its form carries. A tuple, not a dataclass: see Task."""
 
     sequence: int | None = None
     monotonic_usec: int | None = None

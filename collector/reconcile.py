@@ -127,7 +127,7 @@ class Reconciler:
         self._surroundings.refresh(path)
         if told is None and not self._is_ours(absolute, path):
             return None
-        owes = self._ledger.is_short if path is None else self._ledger.owes(path) > 0
+        owes = self.is_short if path is None else self._ledger.owes(path) > 0
         if told is None and not owes:
             told = self._claim(path, killed_at)
         line_id = None
@@ -149,12 +149,12 @@ class Reconciler:
 
     def is_waiting(self, at: float) -> bool:
         """Whether kills have been missing for long enough to be told by tell_missing()."""
-        missing = self._ledger.missing() if self._ledger.is_short else []
-        return bool(missing) and missing[0].since <= at - SETTLE_SECONDS
+        since = self._ledger.short_since
+        return since is not None and since <= at - SETTLE_SECONDS
 
     @property
     def is_short(self) -> bool:
-        return self._ledger.is_short
+        return self._ledger.short_since is not None
 
     def tell_missing(self, at: float, now: datetime) -> tuple[list[Taken], list[str]]:
         """
@@ -176,7 +176,8 @@ class Reconciler:
             return True
         if absolute is not None and self._view.is_elsewhere(absolute, self._ledger):
             return False
-        return self._ledger.owes(MemcgPath("/")) > 0
+        root = MemcgPath("/")
+        return root not in self._ledger or self._ledger.owes(root) > 0
 
     def _claim(self, path: MemcgPath | None, killed_at: float | None) -> Told | None:
         """The incident that counters have told of this kill, when its line comes late."""

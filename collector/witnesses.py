@@ -142,10 +142,13 @@ class Witnesses:
     # Told by the watchers
 
     def _counted(self, counters: Counters) -> None:
+        if counters.after is None and self._intake is not None:
+            # What those above miss bounds what a new cgroup may miss: it has to be as new.
+            self._watcher.refresh(reversed(list(upwards(counters.path))[1:]))
         self._ledger.observe(counters)
         if self._intake is None:
             return
-        if self._ledger.is_short:
+        if self._ledger.short_since is not None:
             self._intake.counters_moved()
         if counters.after is None and not self._processes.is_following:
             self._look_through_processes(counters.at)

@@ -75,7 +75,7 @@ async def test_bare_lines_of_the_backlog_hold_the_cursor_back_until_they_are_tol
         intake.end_of_batch(Cursor(source="kmsg", boot_id="b", position="7"))
         assert store.position() is None
         intake.caught_up()
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(3)
         assert sum(count for (name, _), count in store.counters.items() if name == KILLS) == 3
         await intake.stop()
         position = store.position()

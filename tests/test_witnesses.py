@@ -33,7 +33,17 @@ MEBIBYTE = 1 << 20
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tree_maker.make_root(tmp_path / "cgroup")
+    """As a container sees its part of a tree: its root is a cgroup, with counters of its own."""
+    path = tree_maker.make_root(tmp_path / "cgroup")
+    tree_maker.write(path / "memory.events", tree_maker.flat(tree_maker.EVENTS))
+    return path
+
+
+def bump(root: Path, path: MemcgPath, **added: int) -> None:
+    tree_maker.bump(root, path, local=True, **added)
+    events = dict(line.split() for line in (root / "memory.events").read_text().splitlines())
+    raised = {key: int(value) + added.get(key, 0) for key, value in events.items()}
+    tree_maker.write(root / "memory.events", tree_maker.flat(raised))
 
 
 @pytest.fixture(autouse=True)
@@ -102,9 +112,9 @@ def make(root: Path, number: int, *, limit: int | None = None) -> MemcgPath:
 async def test_lines_and_counters_make_one_incident_for_each_kill(tmp_path: Path, root: Path) -> None:
     told, untold, later = (make(root, number, limit=64 * MEBIBYTE) for number in (1, 2, 3))
     async with running(tmp_path) as node:
-        tree_maker.bump(root, told, oom=1, oom_kill=1)
+        bump(root, told, oom=1, oom_kill=1)
         node.log(lines.summary(oom_memcg=told, task_memcg=told), lines.kill())
-        tree_maker.bump(root, untold, oom=1, oom_kill=1)
+        bump(root, untold, oom=1, oom_kill=1)
         await node.until(lambda: sum(node.kills.values()) == 2)
         await asyncio.sleep(0.5)
         assert node.kills == {"container_limit": 2}
@@ -114,7 +124,7 @@ async def test_lines_and_counters_make_one_incident_for_each_kill(tmp_path: Path
         assert by_counter["oom_memcg"] == by_counter["task_memcg"] == untold
         assert "reached its memory limit of 64 MiB" in by_counter["summary"]
         assert by_counter["time"] is not None
-    tree_maker.bump(root, later, oom=1, oom_kill=2)
+    bump(root, later, oom=1, oom_kill=2)
     async with running(tmp_path) as node:
         await node.until(lambda: sum(node.kills.values()) == 4)
         await asyncio.sleep(0.5)
@@ -128,7 +138,7 @@ async def test_lines_and_counters_make_one_incident_for_each_kill(tmp_path: Path
 async def test_a_late_line_completes_the_document(tmp_path: Path, root: Path) -> None:
     path = make(root, 1)
     async with running(tmp_path) as node:
-        tree_maker.bump(root, path, oom=1, oom_kill=1)
+        bump(root, path, oom=1, oom_kill=1)
         await node.until(lambda: bool(node.kills))
         node.log(lines.summary(oom_memcg=path, task_memcg=path, pid=321), lines.kill(pid=321))
         await node.until(lambda: node.documents[0]["victim"]["pid"] == 321)
@@ -138,7 +148,7 @@ async def test_a_late_line_completes_the_document(tmp_path: Path, root: Path) ->
 
 async def test_what_counters_showed_at_the_first_start_is_old(tmp_path: Path, root: Path) -> None:
     path = make(root, 1)
-    tree_maker.bump(root, path, oom=3, oom_kill=3)
+    bump(root, path, oom=3, oom_kill=3)
     async with running(tmp_path) as node:
         await asyncio.sleep(0.5)
         assert node.kills == {}
@@ -148,7 +158,7 @@ async def test_kills_of_another_node_are_left_alone(tmp_path: Path, root: Path) 
     path = make(root, 1)
     other = f"/docker/other{path.replace('0001.slice', '0009.slice')}"
     async with running(tmp_path) as node:
-        tree_maker.bump(root, path, oom=1, oom_kill=1)
+        bump(root, path, oom=1, oom_kill=1)
         node.log(lines.summary(oom_memcg=f"/docker/ours{path}", task_memcg=f"/docker/ours{path}"), lines.kill())
         node.log(lines.summary(oom_memcg=other, task_memcg=other, pid=999), lines.kill(pid=999))
         await node.until(lambda: node.store.counters.get((FOREIGN, ""), 0) > 0)
@@ -166,16 +176,20 @@ async def test_a_tree_that_cannot_be_read_leaves_the_kernel_log(tmp_path: Path) 
         assert node.metrics.witness_up["cgroup"] is False
 
 
-async def test_a_storm_of_bare_lines_of_one_container(tmp_path: Path, root: Path) -> None:
+async def test_a_storm_of_bare_lines_of_one_container(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "SETTLE_SECONDS", 3.0)  # a bare line is settled after 2 s
     path = make(root, 1)
     make(root, 2)
     async with running(tmp_path) as node:
         for pid in range(100, 140):
-            tree_maker.bump(root, path, oom=1, oom_kill=1)
+            bump(root, path, oom=1, oom_kill=1)
             node.log(lines.kill(pid=pid))
         await node.until(lambda: sum(node.kills.values()) == 40)
         await asyncio.sleep(0.5)
         assert node.kills == {"container_limit": 40}
+        assert {known["victim"]["pid"] for known in node.documents} == set(range(100, 140))
         assert {known["container"]["id"] for known in node.documents} == {tree_maker.CONTAINER_ID % 1}
 
 
@@ -183,7 +197,7 @@ async def test_a_group_kill_is_counted_off_with_its_first_victim_twice(tmp_path:
     path = make(root, 1)
     tree_maker.write(root / path[1:] / "memory.oom.group", "1\n")
     async with running(tmp_path) as node:
-        tree_maker.bump(root, path, oom=1, oom_kill=4, oom_group_kill=1)
+        bump(root, path, oom=1, oom_kill=4, oom_group_kill=1)
         killed = [lines.kill(pid=257), lines.group(path), *(lines.kill(pid=pid) for pid in (257, 258, 259))]
         node.log(lines.summary(oom_memcg=path, task_memcg=path), *killed)
         await node.until(lambda: len(node.documents[0]["also_killed"]) == 2 if node.documents else False)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from collector.errors import ParseError
+from collector.model import Moment
 
 _PRIORITY_DIGITS = 6
 # A priority of one digit is a level of facility 0: nearly every record.
@@ -61,6 +62,13 @@ class KmsgRecord:
     @property
     def stamp(self) -> str:
         return self.header
+
+    @property
+    def moment(self) -> Moment:
+        match = _HEADER.match(self.header)
+        if match is None:
+            return Moment(stamp=self.header)
+        return Moment(sequence=int(match[2]), monotonic_usec=int(match[3]), stamp=self.header)
 
     def _number(self, field: int) -> int | None:
         match = _HEADER.match(self.header)

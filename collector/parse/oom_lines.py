@@ -178,7 +178,8 @@ def parse_oom_line(text: str) -> OomLine | None:
     if first == " ":
         if " invoked oom-killer:" in text:
             return _parse_header(text)
-        return _parse_frame(text)
+        # No call: twenty frames of a report are no line of ours.
+        return OomFrame() if "oom_kill_process" in text or "out_of_memory" in text or "dump_header" in text else None
     word, _, rest = text.partition(" ")
     parse = _BY_FIRST_WORD.get(word)
     if parse is not None:
@@ -224,12 +225,6 @@ def _parse_header(text: str) -> Header | None:
             oom_score_adj=_number(match["oom_score_adj"]),
         )
     )
-
-
-def _parse_frame(text: str) -> OomFrame | None:
-    if "oom_kill_process" in text or "out_of_memory" in text or "dump_header" in text:
-        return OomFrame()
-    return None
 
 
 def _parse_cpu(text: str) -> CpuLine | None:

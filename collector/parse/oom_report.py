@@ -140,7 +140,9 @@ class _Arrival(NamedTuple):
 
     @property
     def moment(self) -> Moment:
-        record = self.record.record(self.place) if isinstance(self.record, KmsgRun) else self.record
+        record = self.record
+        if isinstance(record, KmsgRun):
+            return record.record(self.place).moment
         return Moment(
             sequence=record.sequence,
             monotonic_usec=record.monotonic_usec,
@@ -157,7 +159,8 @@ class _Lane:
     The reports of one printing task, or of one machine where the kernel does not print its callers.
 
     `undecided` have no kill line yet, oldest first; `killed` has one and may still get members of its group; `told`
-    were settled without a kill line. `stat` and `dump` are being printed.
+    were settled without a kill line. `stat` and `dump` are being printed. `cut_summary`: a summary line may go on in a
+    later piece.
     """
 
     kill_line_seconds: float
@@ -171,6 +174,7 @@ class _Lane:
     cpu: CpuLine | None = None
     cpu_at: float | None = None
     interleaved: bool = False
+    cut_summary: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -186,7 +190,7 @@ class _Lane:
 
         Returns the first line that is something else; None: there is none.
         """
-        dump, stat = self.dump, self.stat
+        dump, stat, cut = self.dump, self.stat, self.cut_summary
         for place, text in texts:
             if dump is not None and text[:1] == "[" and not ("pid" in text and is_dump_header(text)):
                 if len(dump.rows) < MAX_ROWS:
@@ -204,9 +208,8 @@ class _Lane:
             line = parse_oom_line(text)
             if line is not None:
                 return place, text, line
-            for draft in reversed(self.undecided):
-                if draft.summary_line is not None and draft.continue_summary(text):
-                    break
+            if cut:
+                self._continue_summary(text)
         return None
 
     def take(self, line: OomLine, arrival: _Arrival) -> None:  # noqa: C901, PLR0912 - one case for each kind of line
@@ -272,7 +275,7 @@ class _Lane:
         if len(self.undecided) >= MAX_OPEN:
             self._give_up(self.undecided[0], arrival.reports)
         if not self.undecided:
-            self.interleaved = False
+            self.interleaved = self.cut_summary = False
         if not self.interleaved:
             self.stat = self.dump = None
         draft = Draft(arrival.moment, arrival.at, self.last_dump)
@@ -346,6 +349,12 @@ class _Lane:
         draft = self._pick(candidates) or self._open(arrival)
         draft.set_summary(known, summary)
         draft.last_at = arrival.at
+        self.cut_summary = self.cut_summary or not summary.complete
+
+    def _continue_summary(self, text: str) -> None:
+        for draft in reversed(self.undecided):
+            if draft.summary_line is not None and draft.continue_summary(text):
+                return
 
     def _take_chosen(self, line: Chosen, arrival: _Arrival) -> None:
         killed = self.killed

@@ -71,20 +71,23 @@ def _read_current(columns: int, rows: Iterable[str], page_size: int) -> tuple[Ta
 
     Converting column by column takes longer.
     """
-    last = columns - 1
+    last = columns - 2
+    # As rss_anon. A starred target would take longer.
+    unread = slice(4, -3) if columns > len(_FIRST_COLUMNS) + len(_CURRENT_LAST_COLUMNS) else None
     # As Task._make does, but for its frame.
     new_task = tuple.__new__
     tasks: list[Task] = []
     for row in rows:
         try:
-            fields = row[1:].replace("]", " ", 1).split(None, last)
-            # What nobody reads, as rss_anon; a starred target would take longer.
-            del fields[5:-3]
-            pid, uid, tgid, total_vm, rss, pgtables, swap, end = fields
+            pid, _, rest = row.partition("]")
+            fields = rest.split(None, last)
+            if unread:
+                del fields[unread]
+            uid, tgid, total_vm, rss, pgtables, swap, end = fields
             # One blank stands before the name; a name may begin with more of them.
             adj, blank, comm = end.partition(" ")
             values = (
-                int(pid),
+                int(pid[1:]),
                 int(tgid),
                 int(uid),
                 comm,
