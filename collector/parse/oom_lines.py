@@ -152,7 +152,7 @@ _CPU = re.compile(
     re.DOTALL,
 )
 _USAGE = re.compile(r"(memory|memory\+swap|swap|kmem): usage (\d{1,20})kB, limit (\d{1,20})kB")
-_STAT_BLOCK = re.compile(r"Memory cgroup stats for (.*?):(?=\s+\w+[ :]\d|\s*$)", re.DOTALL)
+_STAT_BLOCK = re.compile(r"Memory cgroup stats for ([^:]*(?::[^:]*)*?):(?=\s+\w+[ :]\d|\s*$)", re.DOTALL)
 _STAT_V1 = re.compile(r"\b(\w{1,64}):(\d{1,20})KB")
 _STAT_V2 = re.compile(r"^(\w{1,64}) (\d{1,20})$", re.MULTILINE)
 _PAGES = re.compile(r"(\d{1,20}) pages (RAM|reserved)\s*$")

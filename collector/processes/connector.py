@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 0.02
 MAX_SHARE = 0.06
 """Of a core, in the long run. 5,000 forks in a second take less."""
-CREDIT_SECONDS = 1.5
-"""Of CPU, beyond that: what a deployment's start or a burst of kills may take at once."""
+CREDIT_SECONDS = 4.0
+"""Of CPU, beyond that: what a deployment's start or a burst of kills may take."""
+MAX_LOOK_SHARE = 0.5
+"""Of a core, in any second, for looking at who called exec; a quarter of the credit is kept for events."""
 FIRST_REST_SECONDS = 5.0
 MAX_REST_SECONDS = 60.0
 
@@ -66,8 +68,9 @@ class Governor:
         self._widen_at = self._widened_at = float("-inf")
 
     def has_left(self, cpu: float) -> bool:
-        """Whether there is CPU left for what can wait; half of it is kept for events."""
-        return self._credit - (cpu - self._window[1]) > CREDIT_SECONDS / 2
+        """Whether there is CPU left for what can wait."""
+        used = cpu - self._window[1]
+        return used < MAX_LOOK_SHARE * WINDOW_SECONDS and self._credit - used > CREDIT_SECONDS / 4
 
     def judge(self, *, at: float, cpu: float) -> Followed:
         begin, used = self._window

@@ -171,21 +171,23 @@ def test_off_with_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception, ex
 def test_governor_lends_a_burst_then_narrows_rests_and_widens() -> None:
     governor = Governor(at=0.0, cpu=0.0)
     assert governor.judge(at=0.9, cpu=0.9) is Followed.PROCESSES  # a window is a second
-    assert governor.has_left(0.7)
-    assert not governor.has_left(0.8)
-    assert governor.judge(at=1.0, cpu=1.0) is Followed.PROCESSES
-    assert governor.judge(at=2.0, cpu=2.0) is Followed.EXEC
-    assert governor.judge(at=3.0, cpu=2.05) is Followed.EXEC
-    assert governor.judge(at=4.0, cpu=2.2) is Followed.NOTHING
-    assert governor.judge(at=4.0 + FIRST_REST_SECONDS - 0.1, cpu=2.2) is Followed.NOTHING
-    assert governor.judge(at=5.0 + FIRST_REST_SECONDS, cpu=2.2) is Followed.PROCESSES
+    assert governor.has_left(0.4)
+    assert not governor.has_left(0.6)  # half a core
+    for second in (1, 2, 3, 4):
+        assert governor.judge(at=second, cpu=second) is Followed.PROCESSES
+    assert not governor.has_left(4.0)
+    assert governor.judge(at=5.0, cpu=5.0) is Followed.EXEC
+    assert governor.judge(at=6.0, cpu=5.05) is Followed.EXEC
+    assert governor.judge(at=7.0, cpu=5.2) is Followed.NOTHING
+    assert governor.judge(at=7.0 + FIRST_REST_SECONDS - 0.1, cpu=5.2) is Followed.NOTHING
+    assert governor.judge(at=8.0 + FIRST_REST_SECONDS, cpu=5.2) is Followed.PROCESSES
 
 
 def test_governor_saves_up_what_is_not_used() -> None:
     governor = Governor(at=0.0, cpu=0.0)
     cpu = 0.0
     for minute in range(1, 10):
-        cpu += 1.4
+        cpu += 3.0
         assert governor.judge(at=60.0 * minute, cpu=cpu) is Followed.PROCESSES
         assert governor.has_left(cpu)
 
