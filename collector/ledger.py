@@ -75,7 +75,6 @@ class _Cgroup:
     # When `oom` moved between two readings: here (its own limit), and here or below.
     own_hits: Spans = ()
     hits: Spans = ()
-    gone: bool = False
 
     @property
     def short(self) -> int:
@@ -99,6 +98,9 @@ class Ledger:
         self._cgroups: dict[MemcgPath, _Cgroup] = {}
         self._unseen = {row.path: row for row in self._baselines.values() if not row.inode}
         self._short: set[MemcgPath] = set()
+        self._gone: set[MemcgPath] = set()
+        self._stale = False
+        self._missing: dict[MemcgPath, tuple[int, int]] = {}
         self._noticed: dict[MemcgPath, deque[tuple[float, float | None]]] = {}
         self._changed: set[MemcgPath] = set()
         self._forgotten: set[MemcgPath] = set()
@@ -120,20 +122,20 @@ class Ledger:
             self._begin(counters)
         else:
             _mark_hits(cgroup, counters, counters.after)
-            cgroup.reading, cgroup.gone = counters, False
+            cgroup.reading = counters
             cgroup.told = min(cgroup.told, counters.oom_kill)
         self._touch(counters.path)
-        self._notice(counters.at, counters.after)
 
-    def gone(self, path: MemcgPath, inode: int, at: float) -> None:
+    def gone(self, path: MemcgPath, inode: int) -> None:
         """A cgroup whose kills are not all told is kept until they are: it knows better than its parent who died."""
         cgroup = self._cgroups.get(path)
         if cgroup is None or cgroup.reading.inode != inode:
             return
-        cgroup.gone = True
-        if path not in self._noticed:
+        if path in self._short:
+            self._gone.add(path)
+            self._stale = True
+        else:
             self._forget(path)
-        self._notice(at, None)
 
     def tell(self, path: MemcgPath, kills: int, *, groups: int = 0) -> None:
         """A process in `path` was told as killed, `kills` times by the kernel's way of counting."""
@@ -145,11 +147,11 @@ class Ledger:
                 cgroup.told = min(cgroup.told + kills, cgroup.reading.oom_kill)
                 cgroup.groups_told = min(cgroup.groups_told + groups, cgroup.reading.oom_group_kill or 0)
                 self._touch(above)
-        self._notice(None, None)
 
     @property
     def short_since(self) -> float | None:
         """When the oldest of what is missing was noticed; None: nothing is."""
+        self._notice()
         return min((noticed[0][0] for noticed in self._noticed.values()), default=None)
 
     def owes(self, path: MemcgPath) -> int:
@@ -159,7 +161,7 @@ class Ledger:
     def missing(self) -> list[Missing]:
         """What is missing, each at the deepest cgroup that shows it; the oldest first."""
         found = []
-        for path, (kills, groups) in self._own().items():
+        for path, (kills, groups) in self._notice().items():
             cgroup, noticed = self._cgroups[path], self._noticed[path]
             reading = cgroup.reading
             found.append(
@@ -218,6 +220,7 @@ class Ledger:
             if counters.local_oom:
                 cgroup.own_hits = ((ALWAYS, counters.at),)
         self._cgroups[counters.path] = cgroup
+        self._gone.discard(counters.path)
 
     def _told_before(self, counters: Counters) -> tuple[int, int]:
         """Of a new cgroup's kills and group kills, those that were told before it was found."""
@@ -240,13 +243,16 @@ class Ledger:
 
     def _forget(self, path: MemcgPath) -> None:
         del self._cgroups[path]
+        self._gone.discard(path)
         self._short.discard(path)
         self._changed.discard(path)
         self._forgotten.add(path)
 
     def _touch(self, path: MemcgPath) -> None:
         self._changed.add(path)
-        if self._cgroups[path].short > 0:
+        is_short = self._cgroups[path].short > 0
+        self._stale = self._stale or is_short or path in self._short
+        if is_short:
             self._short.add(path)
         else:
             self._short.discard(path)
@@ -272,20 +278,26 @@ class Ledger:
                 own[path] = kills, max(0, groups)
         return own
 
-    def _notice(self, at: float | None, after: float | None) -> None:
-        """Keep the time at which each missing kill was noticed."""
-        own = self._own() if self._short else {}
+    def _notice(self) -> dict[MemcgPath, tuple[int, int]]:
+        """
+        What _own() says, with the time of each missing kill kept. The gone of which nothing is missing are forgotten.
+
+        A counter's last reading has noticed what it shows: nothing is worked out before somebody asks.
+        """
+        if not self._stale:
+            return self._missing
+        self._stale = False
+        own = self._missing = self._own() if self._short else {}
         for path, (kills, _) in own.items():
-            noticed = self._noticed.setdefault(path, deque())
+            noticed, reading = self._noticed.setdefault(path, deque()), self._cgroups[path].reading
             while len(noticed) > kills:
                 noticed.popleft()
-            # Without a time of its own, what is missing was noticed with the counter's last reading.
-            mark = (self._cgroups[path].reading.at if at is None else at, after)
-            noticed.extend([mark] * (kills - len(noticed)))
+            noticed.extend([(reading.at, reading.after)] * (kills - len(noticed)))
         for path in self._noticed.keys() - own.keys():
             del self._noticed[path]
-            if self._cgroups[path].gone:
-                self._forget(path)
+        for path in self._gone - own.keys():
+            self._forget(path)
+        return own
 
 
 def _mark_hits(cgroup: _Cgroup, counters: Counters, after: float | None) -> None:

@@ -148,15 +148,13 @@ class Witnesses:
         self._ledger.observe(counters)
         if self._intake is None:
             return
-        if self._ledger.short_since is not None:
-            self._intake.counters_moved()
+        self._intake.counters_moved()
         if counters.after is None and not self._processes.is_following:
             self._look_through_processes(counters.at)
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
-        now = time.monotonic()
-        self._ledger.gone(path, inode, now)
-        self._history.remove(Key(path, inode), at=now)
+        self._ledger.gone(path, inode)
+        self._history.remove(Key(path, inode), at=time.monotonic())
 
     def _sampled(self, reading: MemoryReading) -> None:
         key = Key(reading.path, reading.inode)

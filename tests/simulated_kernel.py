@@ -203,7 +203,7 @@ class Agent:
             cgroup = self.kernel.cgroups.get(path)
             if cgroup is None or cgroup.inode != inode:
                 del self.seen[path]
-                self.ledger.gone(path, inode, self.kernel.now)
+                self.ledger.gone(path, inode)
         for path in sorted(self.kernel.cgroups, key=lambda name: name.count("/")):
             self._read(path)
 
