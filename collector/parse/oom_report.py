@@ -216,6 +216,14 @@ class _Lane:
         """Add any other line to the report it belongs to."""
         self.last_at = at = arrival.at
         match line:
+            case SummaryStart():
+                self._take_summary(line, arrival)
+            case Chosen():
+                self._take_chosen(line, arrival)
+            case Kill():
+                self._take_kill(line, arrival)
+            case GroupKill():
+                self._take_group(line, arrival)
             case Header():
                 draft = self._open(arrival)
                 draft.has_header, draft.invoker = True, line.invoker
@@ -239,14 +247,6 @@ class _Lane:
                 self.stat = None
             case DumpRow():
                 self._begin_dump(Dump(None, [line.text]), arrival)
-            case SummaryStart():
-                self._take_summary(line, arrival)
-            case Chosen():
-                self._take_chosen(line, arrival)
-            case Kill():
-                self._take_kill(line, arrival)
-            case GroupKill():
-                self._take_group(line, arrival)
             case NoKill():
                 for draft in [draft for draft in self.undecided if not draft.is_decided]:
                     self._take_out(draft)
@@ -322,7 +322,13 @@ class _Lane:
         for draft in self.undecided:
             invoker = draft.invoker
             if draft.has_header and invoker is not None and invoker.pid is None and invoker.comm == line.comm:
-                draft.invoker = replace(invoker, pid=line.pid)
+                draft.invoker = Invoker(
+                    comm=line.comm,
+                    pid=line.pid,
+                    oom_score_adj=invoker.oom_score_adj,
+                    gfp_mask=invoker.gfp_mask,
+                    order=invoker.order,
+                )
                 return
 
     def _take_frame(self, arrival: _Arrival) -> None:

@@ -19,7 +19,7 @@ Source: mm/oom_kill.c dump_oom_summary() (since 5.0), mm/memcontrol.c mem_cgroup
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from collector.model import Constraint, MemcgPath, Scope
 from collector.parse.cgroup_path import is_same_or_ancestor
@@ -38,6 +38,8 @@ _TASK_MEMCG = ",task_memcg="
 _TASK = ",task="
 _LIMIT_OF = " killed as a result of limit of "
 _TAIL = re.compile(r",pid=(\d{1,10}),uid=(\d{1,10})\s*\Z")
+# With no comma in a name there is one way to split them: nearly every line.
+_PLAIN_NAMES = re.compile(r"(/[^,]*)?,task_memcg=(/[^,]*),task=([^,]{1,15})", re.DOTALL)
 _CUT_TAIL = re.compile(r",task=(.{1,60}?),pid=(\d{1,10}),")
 # ",t", ",ta" ... ",task=ba": the path before it is whole. One character more is what a serial terminal leaves behind.
 _CUT_TASK = re.compile(r",t(?:a(?:s(?:k(?:=[^,]{0,60})?)?)?)?[^,/]?\s*\Z")
@@ -48,8 +50,7 @@ _PIECES = tuple(
 _MAX_SPLITS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(NamedTuple):
     """
     What a summary line says; None where it is cut before that, or damaged.
 
@@ -162,6 +163,9 @@ def _split_names(
     names: str, global_oom: bool, comms: frozenset[str]
 ) -> tuple[MemcgPath | None, MemcgPath | None, str | None]:
     """`/p,task_memcg=/p/c1,task=hog` -> oom_memcg, task_memcg, comm."""
+    plain = _PLAIN_NAMES.fullmatch(names)
+    if plain is not None:
+        return None if global_oom else MemcgPath(plain[1]), MemcgPath(plain[2]), plain[3]
     paths, comm = _split_comm(names, comms)
     if comm is None:
         return None, None, None

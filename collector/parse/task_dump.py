@@ -106,11 +106,12 @@ def _read_current(columns: int, rows: Iterable[str], page_size: int) -> tuple[Ta
 
 def _read_row(columns: tuple[str, ...], row: str, page_size: int) -> Task:
     """Raises ValueError when the row does not fit the columns."""
-    *fields, end = row[1:].replace("]", " ", 1).split(None, len(columns) - 1)
+    pid, _, rest = row.partition("]")
+    *fields, end = rest.split(None, len(columns) - 2)
     last, blank, comm = end.partition(" ")
     if not blank:
         raise ValueError("a row without a name")
-    numbers = dict(zip(("pid", *columns[:-1]), map(int, (*fields, last)), strict=True))
+    numbers = dict(zip(("pid", *columns[:-1]), map(int, (pid[1:], *fields, last)), strict=True))
 
     def size(name: str) -> int | None:
         return numbers[name] * page_size if name in numbers else None

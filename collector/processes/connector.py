@@ -38,8 +38,8 @@ FIRST_REST_SECONDS = 5.0
 MAX_REST_SECONDS = 60.0
 
 WINDOW_SECONDS = 1.0
-# After each system call the thread has to get the interpreter back from the event loop, who keeps it for 5 ms by default
-# while it has to compute: ten such calls are a look at a process, and not every victim lives for so long.
+# After each system call the thread has to get the interpreter back from the event loop, which keeps it for 5 ms by
+# default while it computes: ten such calls are a look at a process, and not every victim lives for so long.
 SWITCH_SECONDS = 0.0005
 _START_SECONDS = 3.0
 _MAX_BATCHES = 32

@@ -369,6 +369,7 @@ def test_torn_rows_are_left_out() -> None:
         "[   98] 0 98 x 5 1 1 1 b",
         "[   97] 0 97 5 5 1 1 tmux: server",
         "[   96] 0 96 5 5 1 1 1",
+        "[  9 5] 0 95 5 5 1 1 1 b",
         lines.kill(pid=1),
     ]
     (report,) = assemble(texts)
