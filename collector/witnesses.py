@@ -20,9 +20,6 @@ from collector.reconcile import Reconciler
 from collector.view import View
 
 if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Sequence
-
     from collector.cgroups.memory import MemoryReading
     from collector.config import Config
     from collector.intake import Intake
@@ -67,7 +64,7 @@ class Witnesses:
             interval=config.sample_interval,
         )
         self._processes = ProcessWatch(config.proc_root, config.cgroup_root, connector=config.proc_connector == "auto")
-        self._pass: Future[None] | None = None
+        self._pass: asyncio.Task[None] | None = None
         self._events = {batch.PROCESS_EVENTS_LOST: 0, batch.PROCESS_EVENTS_SHED: 0}
         self._said: dict[str, str | None] = {}
         self._intake: Intake | None = None
@@ -91,7 +88,7 @@ class Witnesses:
             )
             intake.reconcile(self._ledger, reconciler)
         self._intake = intake
-        self._look_through_processes(time.monotonic())
+        self._look_through_processes()
         self._show_states()
 
     async def run(self) -> None:
@@ -150,7 +147,7 @@ class Witnesses:
             return
         self._intake.counters_moved()
         if counters.after is None and not self._processes.is_following:
-            self._look_through_processes(counters.at)
+            self._look_through_processes()
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
         self._ledger.gone(path, inode)
@@ -160,20 +157,21 @@ class Witnesses:
         key = Key(reading.path, reading.inode)
         self._history.add(key, reading.sample, at=reading.at, bounds=reading.bounds)
 
-    def _passed(self, at: float) -> None:
-        self._look_through_processes(at)
+    def _passed(self, _: float) -> None:
+        self._look_through_processes()
         self._save_history(share=max(1, round(SAVE_SECONDS / self._interval)))
         self._show_states()
 
-    def _look_through_processes(self, at: float) -> None:
-        """In a thread of its own: a process that is short of memory lets those wait who read of it."""
-        containers = self._tree.containers()
-        if containers and (self._pass is None or self._pass.done()):
-            self._pass = asyncio.get_running_loop().run_in_executor(None, self._look_through, containers, at)
+    def _look_through_processes(self) -> None:
+        if self._tree.containers() and (self._pass is None or self._pass.done()):
+            self._pass = asyncio.create_task(self._look_through())
 
-    def _look_through(self, containers: Sequence[MemcgPath], at: float) -> None:
-        self._processes.follow()  # not before there are containers: it takes memory
-        self._processes.pass_over(containers, at)
+    async def _look_through(self) -> None:
+        """In a thread: a process that is short of memory lets those wait who read of it."""
+        if not self._processes.is_following:  # not before there are containers: it takes memory
+            await asyncio.to_thread(self._processes.follow)
+        # Listed now: what began before the connector was there, only a pass finds.
+        await asyncio.to_thread(self._processes.pass_over, self._tree.containers(), time.monotonic())
 
     # History
 

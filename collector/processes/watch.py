@@ -59,6 +59,7 @@ class ProcessWatch:
         self._connector = Connector(self._index, self._lock, proc_root=proc_root, look_at=self._look_at_executed)
         self._namespace_root: MemcgPath | None = None
         self._passed_at = float("-inf")
+        self._passed: set[MemcgPath] = set()
         self._unhinted: dict[int, int] = {}
         """Starting times of processes whose memory flags were not read yet, by pid."""
         self._losses_passed = 0
@@ -115,7 +116,8 @@ class ProcessWatch:
         """
         Look for processes in these cgroups and below; /proc is asked only about new ones.
 
-        While the connector misses nothing, all but one pass in a minute only read memory flags of what it told.
+        While the connector misses nothing, all but one pass in a minute look into new containers only, and read the
+        memory flags of what it told.
         """
         if not self.index_state.up:
             return
@@ -124,7 +126,10 @@ class ProcessWatch:
             followed = self._connector.followed is Followed.PROCESSES and losses == self._losses_passed
             if not followed or at >= self._passed_at + FOLLOWED_PASS_SECONDS:
                 self._passed_at, self._losses_passed = at, losses
-                self._pass(containers, at)
+                self._pass(containers, at, all_of_them=True)
+            else:
+                self._pass([path for path in containers if path not in self._passed], at, all_of_them=False)
+            self._passed = set(containers)
             self._read_hints()
 
     def find(self, pid: int, *, comm: str | None, at: float) -> KnownProcess | None:
@@ -166,7 +171,7 @@ class ProcessWatch:
 
     # Passes
 
-    def _pass(self, containers: Iterable[MemcgPath], at: float) -> None:
+    def _pass(self, containers: Iterable[MemcgPath], at: float, *, all_of_them: bool) -> None:
         begin = time.monotonic()
         listed: dict[int, MemcgPath] = {}
         outside = 0
@@ -180,7 +185,7 @@ class ProcessWatch:
         self._learn_namespace_root(listed)
         with self._lock:
             unread = self._index.unread(listed)
-            missing = self._index.missing(listed)
+            missing = self._index.missing(listed) if all_of_them else ()
             self._index.prune(at)
         for pid in unread:
             self._look_at_listed(pid, listed[pid], before=begin)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -205,11 +206,34 @@ class BareContainer:
         self.directory.rmdir()
 
 
-def start_hog(cgroup: Path, *options: str | bytes) -> int:
-    """Start one hog in a cgroup, without a runtime; its pid."""
+class Parent:
+    """The main process of a container: its children eat, and it lives on."""
+
+    def __init__(self, container: BareContainer) -> None:
+        here, self._orders = os.pipe()
+        self._pids, there = os.pipe()
+        self.pid = start_hog(container.directory, "-p", files={0: here, 1: there})
+        os.close(here)
+        os.close(there)
+
+    def fork(self) -> int:
+        """Let it make one hog; the hog's pid."""
+        os.write(self._orders, b".")
+        return int(os.read(self._pids, 16))
+
+    def end(self) -> None:
+        os.close(self._orders)
+        os.waitpid(self.pid, 0)
+        os.close(self._pids)
+
+
+def start_hog(cgroup: Path, *options: str | bytes, files: Mapping[int, int] | None = None) -> int:
+    """Start one hog in a cgroup, without a runtime; its pid. files: which of ours shall be which of its descriptors."""
     pid = os.fork()
     if pid == 0:
         try:
+            for theirs, ours in (files or {}).items():
+                os.dup2(ours, theirs)
             (cgroup / "cgroup.procs").write_text("0")
             # The tests run at -1000; a memcg OOM that finds nobody to kill would go on for ever.
             Path("/proc/self/oom_score_adj").write_text("900")

@@ -1,18 +1,21 @@
 /*
  * hog - eats memory until it is killed.
  *
- *   hog [-n COMM] [-m MIB [-r FILE]] [-f FILE] [-w FILE] [-s]
+ *   hog [-n COMM] [-m MIB [-r FILE]] [-f FILE] [-w FILE] [-s] [-p]
  *
  *   -n  take this name first (any bytes; the kernel keeps 15)
  *   -m  stop at this many MiB and sleep
  *   -r  stop there only to read this file, over and over, until it is removed; then go on
  *   -f  fill this file instead of anonymous memory
  *   -w  wait until this file exists
+ *   -p  eat nothing; for each byte on standard input fork a hog, and print its pid; end with the input
  *   -s  eat nothing; make processes that end at once, one after the other, for ever
  *
  * Static and small: what is charged to the cgroup is what was asked for.
  */
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -66,13 +69,29 @@ static _Noreturn void fork_for_ever(void)
 	}
 }
 
+/* Returns in each child. */
+static void be_a_parent(void)
+{
+	char byte;
+
+	signal(SIGCHLD, SIG_IGN); /* nobody has to reap them */
+	while (read(STDIN_FILENO, &byte, 1) == 1) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			return;
+		dprintf(STDOUT_FILENO, "%d\n", pid);
+	}
+	exit(0);
+}
+
 int main(int argc, char **argv)
 {
 	long limit = -1;
 	const char *file = NULL;
 	int fd = -1;
 
-	for (int option; (option = getopt(argc, argv, "n:m:r:f:w:s")) != -1;) {
+	for (int option; (option = getopt(argc, argv, "n:m:r:f:w:sp")) != -1;) {
 		switch (option) {
 		case 'n':
 			prctl(PR_SET_NAME, optarg);
@@ -93,6 +112,9 @@ int main(int argc, char **argv)
 			break;
 		case 's':
 			fork_for_ever();
+		case 'p':
+			be_a_parent();
+			break;
 		default:
 			return 2;
 		}

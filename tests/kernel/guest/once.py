@@ -6,10 +6,13 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Iterable
+from functools import partial
 from itertools import product
+from pathlib import Path
 
-from .agent import Document, wait_until
-from .containers import MIB, BareContainer, Pod, reap
+from .agent import PASS_SECONDS, Document, wait_until
+from .containers import MIB, BareContainer, Parent, Pod, reap
 from .expected import Expected, by_counter, in_storm, of, rightly_attributed
 from .lab import Lab, check_told, flood, process_events, second_agent
 from .witness import events
@@ -23,17 +26,24 @@ def bare(count: int, *, to_a_pod: int = 1) -> list[BareContainer]:
     return [BareContainer(pod, LIMIT) for pod, _ in product(pods, range(to_a_pod))]
 
 
+def are_gone(pids: Iterable[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def burst(lab: Lab) -> list[Expected]:
     """
-    200 kills in 20 containers, faster than the kernel's rate limit for reports: most are a bare kill line, whose
-    cgroup nobody has named. A second agent has to do without the proc connector.
+    200 kills of children in 20 containers, faster than the kernel's rate limit for reports: most are a bare kill line,
+    whose cgroup nobody has named. A second agent has to do without the proc connector.
     """
     containers, killed = bare(20, to_a_pod=2), dict[int, BareContainer]()
+    parents = [(Parent(container), container) for container in containers]
     with second_agent("no-connector", flags=("--proc-connector", "off")) as other, process_events(lab):
+        time.sleep(PASS_SECONDS)
         started = time.monotonic()
         for _ in range(10):
-            hogs = {container.start(): container for container in containers}
-            killed |= {reap(pid): container for pid, container in hogs.items()}
+            hogs = {parent.fork(): container for parent, container in parents}
+            wait_until(partial(are_gone, hogs), 30, lambda: "not killed")
+            killed |= hogs
         lab.figures["kills a second"] = round(len(killed) / (time.monotonic() - started), 1)
         expected = [in_storm(container, pid) for pid, container in killed.items()]
         documents = lab.told(len(killed))
@@ -42,6 +52,8 @@ def burst(lab: Lab) -> list[Expected]:
     lab.figures["bare kill lines"] = sum("report" not in document["evidence"] for document in documents)
     lab.figures["right container"] = f"{right} of {len(killed)}"
     lab.figures["without the proc connector"] = f"{rightly_attributed(others, killed)} of {len(killed)}"
+    for parent, _ in parents:
+        parent.end()
     assert right >= 0.99 * len(killed), f"{right} of {len(killed)} with the right container"
     return expected
 
