@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from collector import batch
@@ -34,7 +34,7 @@ CURSOR_SECONDS = 1.0
 OPEN_REPORT_SECONDS = 60.0
 STATE_RETRY_SECONDS = 60.0
 # A kill line without a cgroup is counted within 2 s. Until then others, and the counters, may tell whose it was not.
-BARE_DELAY = timedelta(seconds=1.5)
+BARE_DELAY = 1.5
 DRAIN_SECONDS = 2.0
 LOST_SAID_SECONDS = 10.0
 
@@ -56,7 +56,7 @@ class Intake:
         self._json_log = JsonLog(stdout, on_written=self._written)
         self._loop = asyncio.get_running_loop()
         self._incidents: list[Incident] = []
-        self._bare: list[Incident] = []
+        self._bare: list[tuple[float, Incident]] = []
         self._counted_off: list[str] = []
         self._added: dict[batch.CounterKey, int] = {}
         self._arrival: tuple[float, datetime] | None = None
@@ -122,6 +122,10 @@ class Intake:
         """`name` None: no kernel log can be read."""
         self._source = name or self._source
         self._blind = name is None
+        if self._blind:
+            # Nothing more comes of a backlog that broke off; what the counters know is told.
+            self._in_backlog = False
+            self._keep_ticking()
 
     def reconcile(self, ledger: Ledger, reconciler: Reconciler) -> None:
         """Compare lines with counters from now on. The ledger has read all counters once."""
@@ -207,7 +211,7 @@ class Intake:
         read_all = self._caught_up_at is not None and not self._read_all and not self._pipeline.busy
         position_due = self._position is not None and self._is_at_rest() and time.monotonic() >= self._position_due
         missing, now = list(missing), datetime.now(UTC)
-        waiting = self._incidents or any(self._is_due(known, now) for known in self._bare)
+        waiting = self._incidents or any(self._is_due(due) for due, _ in self._bare)
         if not (waiting or missing or self._added or read_all or position_due or with_counters):
             return
         entries = [*self._take_all(now), *(self._entry(taken, counts=True) for taken in missing)]
@@ -264,9 +268,9 @@ class Intake:
         backlog, that is at its end; else a moment later.
         """
         others = [known for known in self._incidents if victim_path(known) is not None]
-        self._bare += [known for known in self._incidents if victim_path(known) is None]
-        bare = [known for known in self._bare if self._is_due(known, now)]
-        self._bare = [known for known in self._bare if known not in bare]
+        self._bare += [(self._due_at(known, now), known) for known in self._incidents if victim_path(known) is None]
+        bare = [known for due, known in self._bare if self._is_due(due)]
+        self._bare = [(due, known) for due, known in self._bare if not self._is_due(due)]
         self._incidents = []
         told: dict[str, Told] = {}
         entries = []
@@ -280,10 +284,13 @@ class Intake:
             entries.append(self._entry(taken, counts=counts))
         return entries
 
-    def _is_due(self, bare: Incident, now: datetime) -> bool:
-        if self._in_backlog:
-            return False
-        return bare.time is None or not self._is_live(bare) or now >= bare.time + BARE_DELAY
+    def _due_at(self, bare: Incident, now: datetime) -> float:
+        """Seconds of the steady clock: the wall's may be set back by an hour."""
+        age = BARE_DELAY if bare.time is None else max(0.0, (now - bare.time).total_seconds())
+        return time.monotonic() + max(0.0, BARE_DELAY - age)
+
+    def _is_due(self, due_at: float) -> bool:
+        return not self._in_backlog and time.monotonic() >= due_at
 
     def _take(self, incident: Incident, told: Told | None, counts: bool, now: datetime) -> Taken | None:
         if self._counters is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from collector.batch import KILLS, PROCESSES, UNATTRIBUTED, Applied, Batch, CounterKey, Entry, Position, Retention
 from collector.errors import CollectorError
 from collector.ledger import Baseline
-from collector.reconcile import FromCounters, Told
+from collector.reconcile import MAX_OPEN, FromCounters, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -317,6 +317,10 @@ class Journal:
         with self._transaction():
             self._db.execute(f"DELETE FROM incidents WHERE {past} AND boot_id IS NOT ?", (*limits, self._boot_id))
             self._db.execute("DELETE FROM aliases WHERE id NOT IN (SELECT id FROM incidents)")
+            self._db.execute(
+                "DELETE FROM from_counters WHERE id NOT IN (SELECT id FROM from_counters ORDER BY at DESC LIMIT ?)",
+                (MAX_OPEN,),
+            )
             self._db.execute(f"UPDATE incidents SET document = NULL WHERE document IS NOT NULL AND {past}", limits)
 
     def copy_to(self, other: Journal, *, documents: bool) -> None:

@@ -40,7 +40,7 @@ def judge(
     )
 
 
-def judge_again(incident: Incident, sighting: Sighting) -> Incident:
+def judge_again(incident: Incident, sighting: Sighting | None) -> Incident:
     """With what became known of the victim since."""
     attribution = attribute(incident.report, sighting)
     verdict = classify(incident.report, sighting)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.model import MemcgPath
+from collector.parse.cgroup_path import is_same_or_ancestor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ HITS = 16
 ALWAYS = float("-inf")
 
 
+MAX_NOTICED = 10_000
 # Cgroups that a line named and that were not found yet; most never will be.
 MAX_UNSEEN = 4096
 
@@ -147,6 +149,8 @@ class Ledger:
                 cgroup.told = min(cgroup.told + kills, cgroup.reading.oom_kill)
                 cgroup.groups_told = min(cgroup.groups_told + groups, cgroup.reading.oom_group_kill or 0)
                 self._touch(above)
+        if self._noticed:
+            self._notice()  # what is missing next in this place was noticed later than what was just told
 
     @property
     def short_since(self) -> float | None:
@@ -157,6 +161,19 @@ class Ledger:
     def owes(self, path: MemcgPath) -> int:
         """Kills that nobody told, in `path` or below; for a path that is not known, in the nearest known above."""
         return min((cgroup.short for above in upwards(path) if (cgroup := self._cgroups.get(above))), default=0)
+
+    def nearest(self, path: MemcgPath) -> MemcgPath | None:
+        """The cgroup itself, else the nearest known above it."""
+        return next((above for above in upwards(path) if above in self._cgroups), None)
+
+    def group_at(self, path: MemcgPath) -> MemcgPath | None:
+        """The uppermost cgroup at or above `path` that is killed whole."""
+        groups = [above for above in upwards(path) if (known := self._cgroups.get(above)) and known.reading.group]
+        return groups[-1] if groups else None
+
+    def missing_in(self, path: str) -> list[MemcgPath]:
+        """The cgroups at or below `path` that miss a kill."""
+        return [known for known in self._notice() if is_same_or_ancestor(path, known)]
 
     def missing(self) -> list[Missing]:
         """What is missing, each at the deepest cgroup that shows it; the oldest first."""
@@ -292,7 +309,7 @@ class Ledger:
             noticed, reading = self._noticed.setdefault(path, deque()), self._cgroups[path].reading
             while len(noticed) > kills:
                 noticed.popleft()
-            noticed.extend([(reading.at, reading.after)] * (kills - len(noticed)))
+            noticed.extend([(reading.at, reading.after)] * (min(kills, MAX_NOTICED) - len(noticed)))
         for path in self._noticed.keys() - own.keys():
             del self._noticed[path]
         for path in self._gone - own.keys():

@@ -28,8 +28,13 @@ SETTLE_SECONDS = 5.0
 CLOCK_SLACK_SECONDS = 5.0
 # Between the charge of `oom` and the arrival of the kill line.
 HIT_SECONDS = 1.0
+# So long may a report take to be printed, on a slow console, between the counting of `oom` and of `oom_kill`.
+REPORT_SECONDS = 60.0
 GROUP_SECONDS = 60.0
+UNPLACED_SECONDS = 60.0
 MAX_OPEN = 1000
+# Told in one go: the rest a tick later, so that nothing else has to wait.
+MAX_AT_ONCE = 20
 
 
 class Told(NamedTuple):
@@ -111,7 +116,10 @@ class Reconciler:
         self._boot_id = boot_id
         self._node = node
         self._open = list(open_incidents)
-        self._unplaced = dict(unplaced)
+        # Where the counters miss nothing, they stand for nothing.
+        waiting = unplaced if self.is_short else ()
+        self._unplaced: dict[str, tuple[int, float | None]] = {known: (kills, None) for known, kills in waiting}
+        """Bare lines that stand for kills which the counters have: how many, and when they were told."""
         self._groups: dict[MemcgPath, float] = {}
         """When a group kill in a cgroup was last told by a line, CLOCK_MONOTONIC seconds."""
 
@@ -129,20 +137,23 @@ class Reconciler:
             return None
         owes = self.is_short if path is None else self._ledger.owes(path) > 0
         if told is None and not owes:
-            told = self._claim(path, killed_at)
+            told = self._claim(path, _printed_at(incident, killed_at), killed_at)
         line_id = None
         if told is not None and told.id != incident.id:
             line_id, incident = incident.id, replace(incident, id=told.id)
-        new = incident.report.kill_lines - (told.kills if told else 0) if counts else 0
+        # What the counters told, they had counted off.
+        uncounted = counts and line_id is None
+        new = incident.report.kill_lines - (told.kills if told else 0) if uncounted else 0
         unattributed = None
         if path is None:
-            incident, unattributed = self._place(incident, new)
-        elif new > 0:
-            self._tell(path, new, incident.report, at=killed_at)
+            incident, unattributed = self._place(incident, new, at=killed_at)
+        elif uncounted:
+            self._tell(path, new, incident, first=told is None, at=killed_at)
         incident = self._with_surroundings(incident, path, killed_at)
+        unplaced, _ = self._unplaced.get(incident.id, (0, None))
         return Taken(
-            incident=incident,
-            kills=-self._unplaced.get(incident.id, -incident.report.kill_lines),
+            incident=self._judge_by_paths_here(incident, path),
+            kills=-unplaced or incident.report.kill_lines,
             line_id=line_id,
             unattributed=unattributed,
         )
@@ -163,10 +174,11 @@ class Reconciler:
         To be called when the log is read to its end, or cannot be read.
         """
         self._surroundings.refresh(None)
-        counted_off = self._count_off_unplaced()
+        counted_off = self._count_off_unplaced(at)
         taken: list[Taken] = []
-        while (missing := self._overdue(at)) is not None:
-            taken += self._from_counters(missing, at, now)
+        for missing in self._ledger.missing():
+            if missing.since <= at - SETTLE_SECONDS and len(taken) < MAX_AT_ONCE:
+                taken += self._from_counters(missing, at, now)
         return taken, counted_off
 
     # Lines
@@ -179,39 +191,70 @@ class Reconciler:
         root = MemcgPath("/")
         return root not in self._ledger or self._ledger.owes(root) > 0
 
-    def _claim(self, path: MemcgPath | None, killed_at: float | None) -> Told | None:
+    def _claim(self, path: MemcgPath | None, printed_at: float | None, killed_at: float | None) -> Told | None:
         """The incident that counters have told of this kill, when its line comes late."""
         for index, known in enumerate(self._open):
-            if killed_at is not None:
-                early = known.after is not None and killed_at < known.after - CLOCK_SLACK_SECONDS
-                if early or killed_at > known.at + CLOCK_SLACK_SECONDS:
-                    continue
+            if printed_at is not None and printed_at > known.at + CLOCK_SLACK_SECONDS:
+                continue
+            if killed_at is not None and known.after is not None and killed_at < known.after - CLOCK_SLACK_SECONDS:
+                continue
             if path is None or is_same_or_ancestor(known.path, path):
                 del self._open[index]
                 # All of it was counted off then.
                 return Told(known.id, 1 << 30)
         return None
 
-    def _place(self, incident: Incident, kills: int) -> tuple[Incident, str | None]:
+    def _place(self, incident: Incident, kills: int, *, at: float | None) -> tuple[Incident, str | None]:
         """A line whose victim's cgroup is not known here: the only one that misses a kill has it."""
-        missing = self._ledger.missing() if kills > 0 else []
+        missing = self._ledger.missing_in("/") if kills > 0 else []
         if len(missing) == 1:
-            path = missing[0].path
+            path = missing[0]
             self._ledger.tell(path, kills)
             incident = judge_again(incident, _by_counters(path))
             return incident, None if _names_a_pod(path) or _is_outside_pods(path) else POD_GONE
-        if kills > 0:
-            self._unplaced[incident.id] = kills
+        if missing:
+            before, _ = self._unplaced.get(incident.id, (0, None))
+            self._unplaced[incident.id] = before + kills, at
         if incident.attribution.method is not AttributionMethod.NONE:
             return incident, None
         return incident, AMBIGUOUS if missing else NO_CGROUP
 
-    def _tell(self, path: MemcgPath, kills: int, report: OomReport, *, at: float | None) -> None:
-        group = report.group_memcg and self._view.here(report.group_memcg, self._ledger)
+    def _tell(self, path: MemcgPath, kills: int, incident: Incident, *, first: bool, at: float | None) -> None:
+        named = incident.report.group_memcg and self._view.here(incident.report.group_memcg, self._ledger)
+        # The line that names the group is yet to come, or is lost: where memory.oom.group is set, a kill is a group's.
+        expected = self._ledger.group_at(path)
+        group = named or expected
         if group is not None and at is not None:
             self._groups = {known: told for known, told in self._groups.items() if told > at - GROUP_SECONDS}
             self._groups[group] = at
-        self._ledger.tell(path, kills, groups=int(group is not None))
+        counts_group = group is not None and (first or (expected is None and kills > 0))
+        if kills > 0 or counts_group:
+            self._ledger.tell(self._where(path, incident), max(0, kills), groups=int(counts_group))
+
+    def _where(self, path: MemcgPath, incident: Incident) -> MemcgPath:
+        """Where only a cgroup at or above the victim's is known: the only one below that misses a kill, if it is so."""
+        if incident.report.task_memcg is not None or incident.attribution.method in _KNOWN_BY_PID:
+            return path
+        self._surroundings.refresh(None)
+        below = self._ledger.missing_in(path)
+        return below[0] if len(below) == 1 else path
+
+    def _judge_by_paths_here(self, incident: Incident, path: MemcgPath | None) -> Incident:
+        """In a node that is itself in a pod, what the kernel prints leads through that pod first."""
+        report = incident.report
+        if self._view.whole or path is None or path == report.task_memcg:
+            return incident
+
+        def here(printed: MemcgPath | None) -> MemcgPath | None:
+            return printed and (self._view.here(printed, self._ledger) or printed)
+
+        local = replace(
+            report,
+            task_memcg=here(report.task_memcg),
+            oom_memcg=here(report.oom_memcg),
+            group_memcg=here(report.group_memcg),
+        )
+        return replace(judge_again(replace(incident, report=local), incident.sighting), report=report)
 
     def _with_surroundings(self, incident: Incident, path: MemcgPath | None, killed_at: float | None) -> Incident:
         """With what this machine knows of the victim's place, now that its last record is read."""
@@ -230,7 +273,8 @@ class Reconciler:
         limited, unlimited = None, False
         if start is not None and end is not None:
             hit = self._ledger.limit_hit(path, start - HIT_SECONDS, end + HIT_SECONDS)
-            limited, unlimited = hit.limited, hit.unlimited and self._view.whole
+            quiet = self._ledger.limit_hit(path, start - REPORT_SECONDS, end + HIT_SECONDS).unlimited
+            limited, unlimited = hit.limited, quiet and self._view.whole
         return replace(
             sighting,
             limited=limited,
@@ -247,22 +291,19 @@ class Reconciler:
 
     # Counters
 
-    def _count_off_unplaced(self) -> list[str]:
+    def _count_off_unplaced(self, at: float) -> list[str]:
         """Bare lines without a place stand for as many of the missing kills, the oldest; whose they were is unknown."""
-        for kills in self._unplaced.values():
-            for _ in range(kills):
-                missing = self._ledger.missing()
-                if missing:
-                    self._ledger.tell(missing[0].path, 1)
+        kills = sum(kills for kills, told in self._unplaced.values() if told is None or told > at - UNPLACED_SECONDS)
+        for missing in self._ledger.missing():
+            self._ledger.tell(missing.path, min(kills, missing.kills))
+            kills -= min(kills, missing.kills)
         counted_off = list(self._unplaced)
         self._unplaced.clear()
         return counted_off
 
-    def _overdue(self, at: float) -> Missing | None:
-        missing = self._ledger.missing()
-        return missing[0] if missing and missing[0].since <= at - SETTLE_SECONDS else None
-
     def _from_counters(self, missing: Missing, at: float, now: datetime) -> list[Taken]:
+        if not missing.groups and not missing.group:
+            missing = missing._replace(kills=min(missing.kills, MAX_AT_ONCE))
         number = self._incidents_in(missing)
         shares = _shares(missing.kills, number)
         time = None if missing.after is None else now - timedelta(seconds=at - missing.since)
@@ -281,11 +322,17 @@ class Reconciler:
         """CONTRACT: one for each group kill, else one for each kill; what is left of a told group kill is none."""
         if missing.groups:
             return min(missing.groups, missing.kills)
+        # A group below what is watched, in a unit of system.slice, shows in the nearest cgroup above it.
+        told = [
+            at
+            for group, at in self._groups.items()
+            if (missing.group or group != missing.path) and self._ledger.nearest(group) == missing.path
+        ]
+        if any(abs(missing.since - at) <= GROUP_SECONDS for at in told):
+            return 0
         if not missing.group:
             return missing.kills
-        told_at = self._groups.get(missing.path)
-        left_over = told_at is not None and abs(missing.since - told_at) <= GROUP_SECONDS
-        return 0 if left_over or missing.groups == 0 else 1
+        return 0 if missing.groups == 0 else 1
 
     def _judge(self, missing: Missing, incident_id: str, kills: int, time: datetime | None) -> Incident:
         path, is_group = missing.path, bool(missing.groups) or missing.group
@@ -299,6 +346,15 @@ class Reconciler:
             boot_id=self._boot_id,
             node=self._node,
         )
+
+
+_KNOWN_BY_PID = (AttributionMethod.PROCESS_INDEX, AttributionMethod.PROC)
+
+
+def _printed_at(incident: Incident, killed_at: float | None) -> float | None:
+    """By printk's clock. A live line's `killed_at` is its arrival, and that is what is late of a late line."""
+    usec = incident.report.kill_moment.monotonic_usec
+    return killed_at if usec is None else usec / 1_000_000
 
 
 def victim_path(incident: Incident) -> MemcgPath | None:

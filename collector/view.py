@@ -41,9 +41,9 @@ class View:
 
 def _prefix(path: MemcgPath, known: Container[MemcgPath]) -> str | None:
     """What stands before our part of a path that ends in, or leads through, a pod of ours: its UID is its own only."""
-    pod = parse_memcg_path(path).pod_path
-    names = (pod or "").split("/")
+    names = path.split("/")
     for start in range(1, len(names)):
-        if MemcgPath("/" + "/".join(names[start:])) in known:
+        pod = parse_memcg_path("/" + "/".join(names[start:])).pod_path
+        if pod is not None and pod in known:
             return "/".join(names[:start])
     return None

@@ -16,7 +16,7 @@ from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
 from collector.processes.connector import NOT_STARTED
 from collector.processes.watch import ProcessWatch
-from collector.reconcile import Reconciler
+from collector.reconcile import CLOCK_SLACK_SECONDS, Reconciler
 from collector.view import View
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collector.sinks.metrics import Metrics
     from collector.store import Store
 
+# A line that was printed so long ago is none that has just arrived.
+LATE_SECONDS = 60.0
 # What a full look at the tree tells holds for as long, for kills that are seconds old.
 FRESH_SECONDS = 0.5
 # The children of a pid namespace die with its PID 1: so long around its kill.
@@ -106,7 +108,10 @@ class Witnesses:
         """Whose process it was, where the kernel did not print its cgroup. To be asked when its line arrives."""
         if report.task_memcg is not None or report.victim.pid is None:
             return None
-        known = self._processes.find(report.victim.pid, comm=report.victim.comm, at=time.monotonic())
+        at, usec = time.monotonic(), report.kill_moment.monotonic_usec
+        if usec is not None and usec / 1_000_000 < at - LATE_SECONDS:
+            at = usec / 1_000_000 + CLOCK_SLACK_SECONDS  # an old line: the pid may be another's by now
+        known = self._processes.find(report.victim.pid, comm=report.victim.comm, at=at)
         if known is None:
             return None
         method = AttributionMethod.PROC if known.from_proc else AttributionMethod.PROCESS_INDEX

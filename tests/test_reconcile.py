@@ -155,6 +155,7 @@ def test_a_container_that_goes_with_its_kill_untold_is_still_named(kernel: Kerne
     kernel.remove(ONE)
     (taken,) = agent.settle()
     assert container_of(taken.incident) == id_of(ONE)
+    agent.settle()
     assert ONE not in agent.ledger
 
 
@@ -219,6 +220,76 @@ def test_processes_that_died_with_pid_1_are_mentioned_and_not_counted(kernel: Ke
     assert taken.incident.process_count == 1
     document = to_document(taken.incident)
     assert [process["pid"] for process in document["collateral"]] == [7]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("groups_counted", [True, False], ids=["5.17 and later", "before 5.17"])
+@pytest.mark.parametrize("group_line", [True, False], ids=["group named", "group line lost"])
+def test_a_group_kill_whose_last_lines_are_lost_is_one(groups_counted: bool, group_line: bool) -> None:
+    kernel = Kernel(groups_counted=groups_counted)
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    whole = kernel.kill(ONE, limited=ONE, members=3)
+    torn = replace(whole.report, also_killed=(), kill_lines=1, group_memcg=None)
+    agent.line(replace(whole, report=replace(torn, settled=False)))
+    agent.line(replace(whole, report=replace(torn, group_memcg=ONE if group_line else None)))
+    assert agent.settle() == []
+
+
+def test_a_late_group_kill_stands_for_no_other(kernel: Kernel) -> None:
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    late = kernel.kill(ONE, limited=ONE, members=3)
+    agent.settle()
+    kernel.kill(TWO, limited=TWO)
+    agent.look()
+    torn = replace(late.report, settled=False, group_memcg=None, also_killed=(), kill_lines=1)
+    agent.line(replace(late, report=torn))
+    agent.line(late)
+    (taken,) = agent.settle()
+    assert container_of(taken.incident) == id_of(TWO)
+
+
+def test_a_bare_line_that_no_counter_knows_stands_for_no_later_kill(kernel: Kernel) -> None:
+    old = kernel.kill(ONE, limited=ONE, bare=True)
+    agent = Agent(kernel, Stored())  # its first reading has it
+    agent.line(old)
+    kernel.now += 36_000
+    kernel.kill(OTHER, limited=OTHER)
+    (taken,) = agent.settle()
+    assert container_of(taken.incident) == id_of(OTHER)
+
+
+def test_a_kill_told_above_its_container_is_not_blamed_on_it_again(kernel: Kernel, agent: Agent) -> None:
+    kill = kernel.kill(ONE, limited=pod(1))
+    agent.line(replace(kill, report=replace(kill.report, task_memcg=None)))
+    assert agent.settle() == []
+    unseen = container(1, 9)
+    kernel.make(unseen)
+    kernel.kill(unseen, limited=unseen)
+    kernel.remove(unseen)
+    (taken,) = agent.settle()
+    assert container_of(taken.incident) is None
+
+
+def test_a_limit_that_was_hit_long_before_a_slow_report_is_no_node_pressure(kernel: Kernel, agent: Agent) -> None:
+    kernel.cgroups[ONE].oom += 1
+    kernel.cgroups[ONE].local_oom += 1
+    for path in (pod(1), BURSTABLE, KUBEPODS):
+        kernel.cgroups[path].oom += 1
+    agent.look()
+    kernel.now += 20
+    agent.look()
+    kernel.kill(ONE)
+    (taken,) = agent.settle()
+    assert taken.incident.verdict.cause is Cause.UNKNOWN
+
+
+def test_many_kills_at_once_are_told_in_portions(kernel: Kernel, agent: Agent) -> None:
+    for _ in range(100):
+        kernel.kill(ONE, limited=ONE)
+    portions = [len(agent.settle()) for _ in range(8)]
+    assert sum(portions) == 100
+    assert max(portions) <= 20
 
 
 def test_oom_is_not_a_number_of_kills(kernel: Kernel, agent: Agent) -> None:

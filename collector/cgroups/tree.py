@@ -178,7 +178,8 @@ class CgroupTree:
             shown = os.fsencode(name).decode(errors="replace")
             path = MemcgPath(f"{parent.path.removesuffix('/')}/{shown}")
             cgroup = Cgroup(path, f"{parent.directory}/{name}", inode, parent)
-            if not cgroup.is_of_interest or path.count("/") > MAX_DEPTH:
+            # Of two names that are shown alike, since they are not UTF-8, one is watched.
+            if not cgroup.is_of_interest or path.count("/") > MAX_DEPTH or path in self._cgroups:
                 return None
             parent.children[name] = cgroup
         self._cgroups[cgroup.path] = cgroup

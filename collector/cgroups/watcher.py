@@ -182,6 +182,12 @@ class CgroupWatcher:
         self._later(max(GATHER_SECONDS, self._not_before - time.monotonic()), self._handle)
 
     def _handle(self) -> None:
+        try:
+            self._handle_notifications()
+        finally:
+            self._listen()
+
+    def _handle_notifications(self) -> None:
         began = time.monotonic()
         noticed = self._tree.watches.read()
         for cgroup in noticed.directories:
@@ -197,7 +203,6 @@ class CgroupWatcher:
             idle = max(IDLE_SECONDS, (now - began) / IDLE_SHARE)
             self._not_before = now + min(idle, UNWATCHED_SECONDS)
         self._say_state()
-        self._listen()
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         """One at a time of each."""

@@ -176,7 +176,7 @@ _Pick = Callable[[list[bytes]], tuple[bytes, ...]]
 
 _EVENT_KEYS = tuple(field.encode() for field in MemoryEvents._fields)
 _REQUIRED = MemoryStat._fields[: -len(MemoryStat._field_defaults)]
-_MAX_DIGITS = 20  # of 64 bits
+_MAX_DIGITS = 18  # what SQLite takes is a little more
 
 
 def _flat_keyed(source: str, raw: bytes) -> dict[bytes, bytes]:

@@ -407,3 +407,18 @@ def test_a_missing_root_comes_back(root: Path) -> None:
     assert tree.counted() == []
     pod = make_pod(make_root(root), UID % 2)
     assert pod in read(tree)
+
+
+def test_two_names_that_are_shown_alike_stop_nothing(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "cgroup")
+    make_cgroup(root, "/user.slice")
+    directories = [root / "user.slice" / os.fsdecode(b"a" + end) for end in (b"\xff", b"\xfe")]
+    for directory in directories:
+        directory.mkdir()
+    tree = CgroupTree(root)
+    tree.scan()
+    for directory in directories:
+        directory.rmdir()
+    tree.scan()
+    assert "/user.slice" in tree
+    tree.close()
