@@ -176,7 +176,7 @@ _Pick = Callable[[list[bytes]], tuple[bytes, ...]]
 
 _EVENT_KEYS = tuple(field.encode() for field in MemoryEvents._fields)
 _REQUIRED = MemoryStat._fields[: -len(MemoryStat._field_defaults)]
-_MAX_DIGITS = 18  # what SQLite takes is a little more
+_MOST = b"9223372036854775807"  # the kernel's page counters end there, and what SQLite takes
 
 
 def _flat_keyed(source: str, raw: bytes) -> dict[bytes, bytes]:
@@ -190,7 +190,7 @@ def _flat_keyed(source: str, raw: bytes) -> dict[bytes, bytes]:
 
 def _is_number(text: bytes) -> bool:
     """int() takes signs, blanks and underscores too, and as many digits as there are."""
-    return text.isdigit() and len(text) <= _MAX_DIGITS
+    return text.isdigit() and (len(text) < len(_MOST) or (len(text) == len(_MOST) and text <= _MOST))
 
 
 def _unreadable(source: str, raw: bytes) -> ParseError:
