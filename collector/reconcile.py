@@ -200,8 +200,7 @@ class Reconciler:
                 continue
             if path is None or is_same_or_ancestor(known.path, path):
                 del self._open[index]
-                # All of it was counted off then.
-                return Told(known.id, 1 << 30)
+                return Told(known.id, 0)
         return None
 
     def _place(self, incident: Incident, kills: int, *, at: float | None) -> tuple[Incident, str | None]:
