@@ -14,8 +14,7 @@ from collector.errors import ParseError
 from collector.history import History, Key
 from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
-from collector.processes.connector import NOT_STARTED
-from collector.processes.watch import ProcessWatch
+from collector.processes import NOT_STARTED
 from collector.reconcile import CLOCK_SLACK_SECONDS, Reconciler
 from collector.view import View
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collector.intake import Intake
     from collector.model import Counters, MemoryUse
     from collector.processes.index import KnownProcess
+    from collector.processes.watch import ProcessWatch
     from collector.sinks.metrics import Metrics
     from collector.store import Store
 
@@ -52,8 +52,6 @@ class Witnesses:
         self._store = store
         self._metrics = metrics
         self._boot_id = boot_id
-        self._node = config.node_name
-        self._interval = config.sample_interval
         self._tree = CgroupTree(config.cgroup_root)
         self._ledger = Ledger(store.baselines())
         self._history = History(boot_id=boot_id)
@@ -65,7 +63,8 @@ class Witnesses:
             on_pass=self._passed,
             interval=config.sample_interval,
         )
-        self._processes = ProcessWatch(config.proc_root, config.cgroup_root, connector=config.proc_connector == "auto")
+        self._config = config
+        self._processes: ProcessWatch | None = None  # without cgroups it would know nobody's
         self._pass: asyncio.Task[None] | None = None
         self._events = {batch.PROCESS_EVENTS_LOST: 0, batch.PROCESS_EVENTS_SHED: 0}
         self._said: dict[str, str | None] = {}
@@ -76,7 +75,7 @@ class Witnesses:
         """All that is there is known when this returns: it comes before the kernel log is read."""
         self._watcher.start()
         if self._watcher.state.health is not Health.OFF:
-            self._processes.start()
+            self._processes = _start_process_watch(self._config)
             self._restore_history()
             self._ledger.end_of_first_scan()
             reconciler = Reconciler(
@@ -84,7 +83,7 @@ class Witnesses:
                 View(whole=self._tree.is_whole),
                 self,
                 boot_id=self._boot_id,
-                node=self._node,
+                node=self._config.node_name,
                 open_incidents=self._store.from_counters(),
                 unplaced=self._store.unplaced(),
             )
@@ -99,14 +98,15 @@ class Witnesses:
 
     def stop(self) -> None:
         """Leaves what the history has gained to the intake's last commit."""
-        self._processes.stop()
+        if self._processes is not None:
+            self._processes.stop()
         self._save_history(share=1)
 
     # Asked about a kill
 
     def sight(self, report: OomReport) -> Sighting | None:
         """Whose process it was, where the kernel did not print its cgroup. To be asked when its line arrives."""
-        if report.task_memcg is not None or report.victim.pid is None:
+        if report.task_memcg is not None or report.victim.pid is None or self._processes is None:
             return None
         at, usec = time.monotonic(), report.kill_moment.monotonic_usec
         if usec is not None and usec / 1_000_000 < at - LATE_SECONDS:
@@ -131,7 +131,7 @@ class Witnesses:
         return self._tree.memory_of(path)
 
     def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
-        if report.victim.pid is None or killed_at is None:
+        if report.victim.pid is None or killed_at is None or self._processes is None:
             return ()
         victim = self._processes.find(report.victim.pid, comm=report.victim.comm, at=killed_at)
         if victim is None or not victim.is_init:
@@ -151,7 +151,7 @@ class Witnesses:
         if self._intake is None:
             return
         self._intake.counters_moved()
-        if counters.after is None and not self._processes.is_following:
+        if counters.after is None and not (self._processes and self._processes.is_following):
             self._look_through_processes()
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
@@ -164,19 +164,19 @@ class Witnesses:
 
     def _passed(self, _: float) -> None:
         self._look_through_processes()
-        self._save_history(share=max(1, round(SAVE_SECONDS / self._interval)))
+        self._save_history(share=max(1, round(SAVE_SECONDS / self._config.sample_interval)))
         self._show_states()
 
     def _look_through_processes(self) -> None:
-        if self._tree.containers() and (self._pass is None or self._pass.done()):
-            self._pass = asyncio.create_task(self._look_through())
+        if self._processes and self._tree.containers() and (self._pass is None or self._pass.done()):
+            self._pass = asyncio.create_task(self._look_through(self._processes))
 
-    async def _look_through(self) -> None:
+    async def _look_through(self, processes: ProcessWatch) -> None:
         """In a thread: a process that is short of memory lets those wait who read of it."""
-        if not self._processes.is_following:  # not before there are containers: it takes memory
-            await asyncio.to_thread(self._processes.follow)
+        if not processes.is_following:  # not before there are containers: it takes memory
+            await asyncio.to_thread(processes.follow)
         # Listed now: what began before the connector was there, only a pass finds.
-        await asyncio.to_thread(self._processes.pass_over, self._tree.containers(), time.monotonic())
+        await asyncio.to_thread(processes.pass_over, self._tree.containers(), time.monotonic())
 
     # History
 
@@ -195,24 +195,30 @@ class Witnesses:
     # State
 
     def _show_states(self) -> None:
+        processes = self._processes
         reasons = {
             "cgroup": self._watcher.state.reason if self._watcher.state.health is Health.OFF else None,
-            "process_index": self._processes.index_state.reason,
-            "proc_connector": self._processes.connector_state.reason,
+            "process_index": processes.index_state.reason if processes else NOT_STARTED,
+            "proc_connector": processes.connector_state.reason if processes else NOT_STARTED,
         }
         self._metrics.witness_up.update({name: reason is None for name, reason in reasons.items()})
         for name, reason in reasons.items():
             if name != "cgroup" and reason != self._said.get(name, NOT_STARTED):
                 _log.info("%s: %s", name.replace("_", " "), "on" if reason is None else f"off: {reason}")
         self._said = reasons
-        if self._intake is not None:
-            events = {
-                batch.PROCESS_EVENTS_LOST: self._processes.lost,
-                batch.PROCESS_EVENTS_SHED: self._processes.shed,
-            }
+        if self._intake is not None and processes is not None:
+            events = {batch.PROCESS_EVENTS_LOST: processes.lost, batch.PROCESS_EVENTS_SHED: processes.shed}
             for name, total in events.items():
                 self._intake.count(name, total - self._events[name])
             self._events = events
+
+
+def _start_process_watch(config: Config) -> ProcessWatch:
+    from collector.processes.watch import ProcessWatch
+
+    watch = ProcessWatch(config.proc_root, config.cgroup_root, connector=config.proc_connector == "auto")
+    watch.start()
+    return watch
 
 
 def _as_process(known: KnownProcess) -> Process:

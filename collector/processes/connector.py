@@ -20,6 +20,7 @@ import time
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from collector.processes import NOT_STARTED
 from collector.processes.event_socket import BATCH, EventSocket, Filter, OverrunError
 from collector.processes.index import ProcessIndex
 
@@ -46,9 +47,6 @@ _MAX_BATCHES = 32
 _MAX_EXECUTED = 1024
 
 _log = logging.getLogger(__name__)
-
-
-NOT_STARTED = "not started"
 
 
 class Followed(IntEnum):

@@ -167,8 +167,11 @@ class EventSocket:
     def _answer(self, ack: int) -> int | None:
         """Answers go to all that listen: others' are passed over."""
         deadline = time.monotonic() + _ANSWER_SECONDS
+        # Not select(): a node's cgroups take more descriptors than it can tell apart.
+        answered = select.poll()
+        answered.register(self._socket, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
-            select.select([self._socket], [], [], left)
+            answered.poll(left * 1000)
             try:
                 datagram, (port, _) = self._socket.recvfrom(STRIDE)
             except BlockingIOError:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from collector.model import MemcgPath
-from collector.processes.connector import NOT_STARTED, Connector, Followed
+from collector.processes import NOT_STARTED
+from collector.processes.connector import Connector, Followed
 from collector.processes.index import EARLY_SECONDS, KnownProcess, ProcessIndex, is_in_container
 from collector.processes.proc_files import TICK_SECONDS, ProcessFiles, list_processes, namespace_root_from
 
