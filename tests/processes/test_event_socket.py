@@ -6,12 +6,15 @@ A local socket takes the same filters as the connector's, and needs no privilege
 
 from __future__ import annotations
 
+import fcntl
+import resource
 import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
 
+from collector.processes import event_socket
 from collector.processes.event_socket import BATCH, EventSocket, Filter, _request
 from collector.processes.events import EXEC, EXIT, FORK, NONE, Event, parse_answer
 
@@ -111,3 +114,20 @@ def test_request(mask: int | None, payload: bytes) -> None:
     header = struct.pack("=IHH", 16 + len(message), 3, 0)
     raw = _request(listen=True, ack=99, events=mask)
     assert (raw[:8], raw[16:]) == (header, message)
+
+
+def test_a_descriptor_beyond_those_of_select_is_waited_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 containers take 1,500 descriptors, and they come first."""
+    monkeypatch.setattr(event_socket, "_ANSWER_SECONDS", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("no more than 1,023 descriptors are to be had")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    kernel, low = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        with kernel, low, socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500)) as high:
+            high.setblocking(False)
+            with pytest.raises(TimeoutError, match="no answer"):
+                EventSocket(high)._subscribe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
