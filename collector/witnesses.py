@@ -54,7 +54,7 @@ class Witnesses:
         self._boot_id = boot_id
         self._tree = CgroupTree(config.cgroup_root)
         self._ledger = Ledger(store.baselines())
-        self._history = History(boot_id=boot_id)
+        self.history = History(boot_id=boot_id)
         self._watcher = CgroupWatcher(
             self._tree,
             on_counters=self._counted,
@@ -156,11 +156,11 @@ class Witnesses:
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
         self._ledger.gone(path, inode)
-        self._history.remove(Key(path, inode), at=time.monotonic())
+        self.history.remove(Key(path, inode), at=time.monotonic())
 
     def _sampled(self, reading: MemoryReading) -> None:
         key = Key(reading.path, reading.inode)
-        self._history.add(key, reading.sample, at=reading.at, bounds=reading.bounds)
+        self.history.add(key, reading.sample, at=reading.at, bounds=reading.bounds)
 
     def _passed(self, _: float) -> None:
         self._look_through_processes()
@@ -183,14 +183,14 @@ class Witnesses:
     def _restore_history(self) -> None:
         for path, saved in self._store.histories().items():
             try:
-                self._history.restore(saved, at=time.monotonic())
+                self.history.restore(saved, at=time.monotonic())
             except ParseError as error:
                 _log.warning("memory history of %s is lost: %s", path, error)
 
     def _save_history(self, *, share: int) -> None:
-        self._history.prune(time.monotonic())
+        self.history.prune(time.monotonic())
         if self._intake is not None:
-            self._intake.keep(self._history.take_unsaved(share))
+            self._intake.keep(self.history.take_unsaved(share))
 
     # State
 

@@ -17,6 +17,7 @@ import pytest
 from collector import reconcile
 from collector.batch import FOREIGN, KILLS, Retention
 from collector.config import read_config
+from collector.history import Key
 from collector.intake import Intake
 from collector.model import MemcgPath
 from collector.pipeline import Pipeline
@@ -54,9 +55,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Node:
     """One life of the agent."""
 
-    def __init__(self, directory: Path, intake: Intake, store: Store, metrics: Metrics) -> None:
+    def __init__(self, directory: Path, intake: Intake, store: Store, metrics: Metrics, witnesses: Witnesses) -> None:
         self._directory = directory
-        self.intake, self.store, self.metrics = intake, store, metrics
+        self.intake, self.store, self.metrics, self.witnesses = intake, store, metrics, witnesses
 
     def log(self, *texts: str) -> None:
         now = time.clock_gettime(time.CLOCK_MONOTONIC)
@@ -94,7 +95,7 @@ async def running(directory: Path) -> AsyncIterator[Node]:
     watching = asyncio.create_task(witnesses.run())
     intake.caught_up()
     try:
-        yield Node(directory, intake, store, metrics)
+        yield Node(directory, intake, store, metrics, witnesses)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -204,3 +205,21 @@ async def test_a_group_kill_is_counted_off_with_its_first_victim_twice(tmp_path:
         await asyncio.sleep(0.5)
         assert node.kills == {"container_limit": 1}
         assert len(node.documents) == 1
+
+
+async def test_the_history_of_memory_goes_on_after_a_restart(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    key = Key(path, (root / path[1:]).stat().st_ino)
+    began: list[float] = []
+    currents: list[int] = []
+    for _ in range(2):
+        async with running(tmp_path) as node:
+            await node.until(lambda node=node: node.witnesses.history.get(key) is not None)  # type: ignore[misc]
+            await asyncio.sleep(0.3)  # sampled by this process too
+            life = node.witnesses.history.get(key)
+            assert life is not None
+            began.append(life.began)
+            currents = [sample.current for _, sample in life.read_samples()]
+    assert began[0] == began[1]
+    assert currents == [5308416] * len(currents)
+    assert len(currents) >= 2
