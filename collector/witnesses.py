@@ -64,7 +64,7 @@ class Witnesses:
             interval=config.sample_interval,
         )
         self._config = config
-        self._processes: ProcessWatch | None = None  # without cgroups it would know nobody's
+        self.processes: ProcessWatch | None = None  # without cgroups it would know nobody's
         self._pass: asyncio.Task[None] | None = None
         self._events = {batch.PROCESS_EVENTS_LOST: 0, batch.PROCESS_EVENTS_SHED: 0}
         self._said: dict[str, str | None] = {}
@@ -75,7 +75,7 @@ class Witnesses:
         """All that is there is known when this returns: it comes before the kernel log is read."""
         self._watcher.start()
         if self._watcher.state.health is not Health.OFF:
-            self._processes = _start_process_watch(self._config)
+            self.processes = _start_process_watch(self._config)
             self._restore_history()
             self._ledger.end_of_first_scan()
             reconciler = Reconciler(
@@ -98,20 +98,20 @@ class Witnesses:
 
     def stop(self) -> None:
         """Leaves what the history has gained to the intake's last commit."""
-        if self._processes is not None:
-            self._processes.stop()
+        if self.processes is not None:
+            self.processes.stop()
         self._save_history(share=1)
 
     # Asked about a kill
 
     def sight(self, report: OomReport) -> Sighting | None:
         """Whose process it was, where the kernel did not print its cgroup. To be asked when its line arrives."""
-        if report.task_memcg is not None or report.victim.pid is None or self._processes is None:
+        if report.task_memcg is not None or report.victim.pid is None or self.processes is None:
             return None
         at, usec = time.monotonic(), report.kill_moment.monotonic_usec
         if usec is not None and usec / 1_000_000 < at - LATE_SECONDS:
             at = usec / 1_000_000 + CLOCK_SLACK_SECONDS  # an old line: the pid may be another's by now
-        known = self._processes.find(report.victim.pid, comm=report.victim.comm, at=at)
+        known = self.processes.find(report.victim.pid, comm=report.victim.comm, at=at)
         if known is None:
             return None
         method = AttributionMethod.PROC if known.from_proc else AttributionMethod.PROCESS_INDEX
@@ -131,14 +131,14 @@ class Witnesses:
         return self._tree.memory_of(path)
 
     def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
-        if report.victim.pid is None or killed_at is None or self._processes is None:
+        if report.victim.pid is None or killed_at is None or self.processes is None:
             return ()
-        victim = self._processes.find(report.victim.pid, comm=report.victim.comm, at=killed_at)
+        victim = self.processes.find(report.victim.pid, comm=report.victim.comm, at=killed_at)
         if victim is None or not victim.is_init:
             return ()
         killed = {report.victim.pid, *(process.pid for process in report.also_killed)}
         since, until = killed_at - COLLATERAL_SECONDS, killed_at + COLLATERAL_SECONDS
-        died = self._processes.died_with(victim.memcg, since=since, until=until)
+        died = self.processes.died_with(victim.memcg, since=since, until=until)
         return tuple(_as_process(process) for process in died if process.pid not in killed)[:MAX_COLLATERAL]
 
     # Told by the watchers
@@ -151,7 +151,7 @@ class Witnesses:
         if self._intake is None:
             return
         self._intake.counters_moved()
-        if counters.after is None and not (self._processes and self._processes.is_following):
+        if counters.after is None and self.processes is not None and not self.processes.is_following:
             self._look_through_processes()
 
     def _gone(self, path: MemcgPath, inode: int) -> None:
@@ -168,8 +168,9 @@ class Witnesses:
         self._show_states()
 
     def _look_through_processes(self) -> None:
-        if self._processes and self._tree.containers() and (self._pass is None or self._pass.done()):
-            self._pass = asyncio.create_task(self._look_through(self._processes))
+        idle = self._pass is None or self._pass.done()
+        if self.processes is not None and idle and self._tree.containers():
+            self._pass = asyncio.create_task(self._look_through(self.processes))
 
     async def _look_through(self, processes: ProcessWatch) -> None:
         """In a thread: a process that is short of memory lets those wait who read of it."""
@@ -195,11 +196,11 @@ class Witnesses:
     # State
 
     def _show_states(self) -> None:
-        processes = self._processes
+        processes = self.processes
         reasons = {
             "cgroup": self._watcher.state.reason if self._watcher.state.health is Health.OFF else None,
-            "process_index": processes.index_state.reason if processes else NOT_STARTED,
-            "proc_connector": processes.connector_state.reason if processes else NOT_STARTED,
+            "process_index": NOT_STARTED if processes is None else processes.index_state.reason,
+            "proc_connector": NOT_STARTED if processes is None else processes.connector_state.reason,
         }
         self._metrics.witness_up.update({name: reason is None for name, reason in reasons.items()})
         for name, reason in reasons.items():
