@@ -225,10 +225,14 @@ async def test_the_history_of_memory_goes_on_after_a_restart(tmp_path: Path, roo
     assert len(currents) >= 2
 
 
+def pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
 async def test_processes_are_looked_through_where_pids_are_the_hosts(tmp_path: Path, root: Path) -> None:
     path = make(root, 1)
     tree_maker.write(root / path[1:] / "cgroup.procs", f"{os.getpid()}\n")
-    is_host = str(Path("/proc/self/ns/pid").readlink()) == "pid:[4026531836]"
+    is_host = pid_namespace() == "pid:[4026531836]"
     async with running(tmp_path) as node:
         assert node.metrics.witness_up["process_index"] is is_host
         if is_host:
