@@ -38,7 +38,7 @@ def to_document(incident: Incident) -> dict[str, object]:
         "pod": _pod(attribution.pod),
         "container": _container(attribution.container),
         "attribution": _attribution(attribution),
-        "fate": incident.fate,
+        "fate": None,
         "summary": incident.summary,
     }
     if verdict.contradictions:

@@ -248,6 +248,16 @@ class Pod:
     name: str | None = None
     qos_class: QosClass | None = None
     owner: Owner | None = None
+    revision: str | None = None
+    """Of the owner, as the pod's labels have it: pod-template-hash, controller-revision-hash."""
+
+
+class ContainerKind(StrEnum):
+    APP = "app"
+    SIDECAR = "sidecar"
+    INIT = "init"
+    EPHEMERAL = "ephemeral"
+    SANDBOX = "sandbox"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +265,7 @@ class Container:
     id: ContainerId | None
     runtime: str | None = None
     name: str | None = None
-    kind: str | None = None
+    kind: ContainerKind | None = None
     image: str | None = None
     limit_bytes: int | None = None
     request_bytes: int | None = None
@@ -298,6 +308,43 @@ class NamesFrom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """
+    What the API, or the kubelet's log folders, tell of a pod and one of its containers.
+
+    `lone`: the pod's only long-running container, so that the pod's limit is this container's. `event_uid`: under which
+    `kubectl describe pod` looks for Events: a mirror pod's is not the one that the API gave it.
+    """
+
+    source: NamesFrom
+    namespace: str
+    pod: str
+    qos_class: QosClass | None = None
+    owner: Owner | None = None
+    revision: str | None = None
+    container: str | None = None
+    kind: ContainerKind | None = None
+    image: str | None = None
+    limit_bytes: int | None = None
+    request_bytes: int | None = None
+    lone: bool = False
+    event_uid: str | None = None
+
+
+class Fate(StrEnum):
+    """What became of the container after the kill."""
+
+    RESTARTED = "restarted"
+    RESTART_PENDING = "restart_pending"  # CrashLoopBackOff waits
+    TERMINATED = "terminated"  # a finished container in a pod that goes on
+    SURVIVED = "survived"  # a child died, the container goes on: Kubernetes shows nothing
+    POD_FAILED = "pod_failed"
+    EVICTED = "evicted"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attribution:
     """Which pod and container the victim belonged to, and how that is known."""
 
@@ -335,7 +382,6 @@ class Incident:
     node: str | None
     summary: str
     sighting: Sighting | None = None
-    fate: str | None = None
 
     @property
     def settled(self) -> bool:

@@ -17,6 +17,7 @@ from collector.model import (
     AttributionMethod,
     Cause,
     Container,
+    ContainerKind,
     ContainerId,
     Incident,
     Invoker,
@@ -47,7 +48,7 @@ BURSTABLE = Attribution(
         name="cart-7d9f8-x2x7p",
         qos_class=QosClass.BURSTABLE,
     ),
-    container=Container(id=ContainerId(CONTAINER_ID), runtime="containerd", name="cart", kind="app"),
+    container=Container(id=ContainerId(CONTAINER_ID), runtime="containerd", name="cart", kind=ContainerKind.APP),
     method=AttributionMethod.TASK_MEMCG,
     names_from=NamesFrom.API,
 )
@@ -265,7 +266,7 @@ def test_hostile_text_reaches_no_terminal(evil: str, width: int | None) -> None:
         oom,
         attribution=Attribution(
             pod=Pod(uid=PodUid(evil), namespace=evil, name=evil),
-            container=Container(id=ContainerId(evil), runtime=evil, name=evil, kind=evil),
+            container=Container(id=ContainerId(evil), runtime=evil, name=evil, kind=ContainerKind.APP),
         ),
         verdict=Verdict(cause=Cause.UNKNOWN, node_pressure=None, reason=evil, contradictions=(evil,)),
         node=evil,
