@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from collector.errors import ConfigError
 
@@ -39,10 +40,22 @@ class Config:
     retention_count: int
     retention_days: timedelta
     metrics_hold: float
-    event_max_age: float
     sample_interval: float
     proc_connector: str
+    userspace_kills: str
+    journal_dir: Path | None
+    kubernetes: str
+    kubeconfig: Path | None
+    api_jitter: float
+    pod_logs: Path
     node_name: str | None
+    events: str
+    event_max_age: float
+    webhook_url: str | None
+    webhook_secret_file: Path | None
+    alertmanager_url: str | None
+    alertmanager_resolve_after: float
+    web_config_file: Path | None
     log_level: str
 
 
@@ -86,6 +99,19 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _optional_path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _optional_url(text: str) -> str | None:
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http or https URL")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = _number(text)
     if not math.isfinite(value) or value < 0:
@@ -103,6 +129,12 @@ def _interval(text: str) -> float:
 def _auto_or_off(text: str) -> str:
     if text not in ("auto", "off"):
         raise ValueError("must be auto or off")
+    return text
+
+
+def _on_or_off(text: str) -> str:
+    if text not in ("on", "off"):
+        raise ValueError("must be on or off")
     return text
 
 
@@ -184,13 +216,6 @@ SETTINGS = (
         " at least a scrape interval, so that increase() sees these",
     ),
     Setting(
-        flag="--event-max-age",
-        metavar="SECONDS",
-        default="3600",
-        parse=_seconds,
-        help="kills that are older than this make no Kubernetes Events",
-    ),
-    Setting(
         flag="--sample-interval",
         metavar="SECONDS",
         default="10",
@@ -205,11 +230,102 @@ SETTINGS = (
         help="whether the kernel's process events are followed, which tell whose a short-lived victim was",
     ),
     Setting(
+        flag="--userspace-kills",
+        metavar="auto|off",
+        default="auto",
+        parse=_auto_or_off,
+        help="whether systemd-oomd's kills are counted, from the journal",
+    ),
+    Setting(
+        flag="--journal-dir",
+        metavar="DIR",
+        default="",
+        parse=_optional_path,
+        help="where the host's journal is; without it, where systemd looks for it",
+    ),
+    Setting(
+        flag="--kubernetes",
+        metavar="auto|off",
+        default="auto",
+        parse=_auto_or_off,
+        help="whether pods are named and Events are made; auto: in a cluster, or with --kubeconfig",
+    ),
+    Setting(
+        flag="--kubeconfig",
+        metavar="PATH",
+        default="",
+        parse=_optional_path,
+        help="how the API is reached from outside a cluster; KUBECONFIG is not read, an agent runs for long",
+    ),
+    Setting(
+        flag="--api-jitter",
+        metavar="SECONDS",
+        default="5",
+        parse=_seconds,
+        help="the first request to the API waits for a random part of this, so that nodes do not ask all at once",
+    ),
+    Setting(
+        flag="--pod-logs",
+        metavar="DIR",
+        default="/var/log",
+        parse=_path,
+        help="where the kubelet keeps containers/ and pods/, which name pods while the API cannot be reached",
+    ),
+    Setting(
         flag="--node-name",
         metavar="NAME",
         default="",
         parse=_name,
-        help="the node as documents name it; NODE_NAME serves as well",
+        help="the node as Kubernetes and documents name it; NODE_NAME serves as well",
+    ),
+    Setting(
+        flag="--events",
+        metavar="on|off",
+        default="on",
+        parse=_on_or_off,
+        help="whether kills become Kubernetes Events",
+    ),
+    Setting(
+        flag="--event-max-age",
+        metavar="SECONDS",
+        default="3600",
+        parse=_seconds,
+        help="kills that are older than this are sent nowhere any more, and counted as expired",
+    ),
+    Setting(
+        flag="--webhook-url",
+        metavar="URL",
+        default="",
+        parse=_optional_url,
+        help="where each kill is posted as a CloudEvent",
+    ),
+    Setting(
+        flag="--webhook-secret-file",
+        metavar="PATH",
+        default="",
+        parse=_optional_path,
+        help="the key that signs what is posted (HMAC-SHA256)",
+    ),
+    Setting(
+        flag="--alertmanager-url",
+        metavar="URL",
+        default="",
+        parse=_optional_url,
+        help="an Alertmanager that is told of kills at once, instead of by a rule of Prometheus",
+    ),
+    Setting(
+        flag="--alertmanager-resolve-after",
+        metavar="SECONDS",
+        default="300",
+        parse=_seconds,
+        help="after which time it takes such an alert for resolved",
+    ),
+    Setting(
+        flag="--web-config-file",
+        metavar="PATH",
+        default="",
+        parse=_optional_path,
+        help="TLS and authentication of --listen, in the format of Prometheus exporters",
     ),
     Setting(flag="--log-level", metavar="LEVEL", default="info", parse=_level, help="debug, info, warning or error"),
 )

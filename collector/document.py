@@ -26,6 +26,7 @@ def to_document(incident: Incident) -> dict[str, object]:
         "evidence": [str(evidence) for evidence in verdict.evidence],
         "cause": str(verdict.cause),
         "node_pressure": verdict.node_pressure,
+        "reason": verdict.reason,
         "constraint": None if report.constraint is None else str(report.constraint),
         "oom_memcg": report.oom_memcg or (sighting.limited if sighting else None),
         "task_memcg": report.task_memcg or (sighting.memcg if sighting else None),

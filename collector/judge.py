@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from collector.attribute import attribute
 from collector.classify import classify
-from collector.explain import explain
+from collector.explain import explain, headline
 from collector.model import Incident
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def judge(
         time=time,
         boot_id=boot_id,
         node=node,
-        summary=explain(report, attribution, verdict, sighting),
+        summary=explain(headline(report, attribution, verdict, sighting)),
     )
 
 
@@ -49,5 +49,5 @@ def judge_again(incident: Incident, sighting: Sighting | None) -> Incident:
         sighting=sighting,
         attribution=attribution,
         verdict=verdict,
-        summary=explain(incident.report, attribution, verdict, sighting),
+        summary=explain(headline(incident.report, attribution, verdict, sighting)),
     )
