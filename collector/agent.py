@@ -11,9 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from collector import __version__
+from collector.announcer import Announcer
 from collector.batch import Retention
+from collector.cluster import Cluster, open_client
 from collector.errors import ConfigError
 from collector.intake import Intake
+from collector.outlets import Outlets
 from collector.pipeline import Pipeline
 from collector.sinks.http import Server
 from collector.sinks.metrics import Metrics
@@ -21,6 +24,7 @@ from collector.sources.base import Cursor
 from collector.sources.kernel_log import follow, kernel_logs
 from collector.store import Store
 from collector.text import printable
+from collector.userspace_kills import count_userspace_kills
 from collector.witnesses import Witnesses
 
 if TYPE_CHECKING:
@@ -80,12 +84,15 @@ async def run_agent(config: Config, *, stdout: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     boot_id = _read_boot_id(config.proc_root)
     logs = kernel_logs(config.kernel_log, boot_id=boot_id, kmsg_path=config.kmsg_path)
+    client = open_client(config)
     now = datetime.now(UTC)
     retention = Retention(count=config.retention_count, age=config.retention_days)
     store = Store(config.state_dir, boot_id=boot_id, retention=retention, at=now)
+    outlets = Outlets(config, client, store)
     metrics = Metrics(
         version=__version__,
         sources=tuple(log.name for log in logs),
+        sinks=outlets.names,
         counters=lambda: store.counters,
         hold_seconds=config.metrics_hold,
         now=time.monotonic,
@@ -94,39 +101,64 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     # printk's clock stands still in suspend, as CLOCK_MONOTONIC does.
     boot_time = now - timedelta(seconds=time.clock_gettime(time.CLOCK_MONOTONIC))
     witnesses = Witnesses(config, store, metrics, boot_id=boot_id)
+    cluster = Cluster(config, client, store, metrics, is_alive=witnesses.is_alive)
+    announcer = Announcer(
+        store,
+        cluster,
+        stdout=stdout,
+        outlets=outlets.concerned,
+        on_released=outlets.wake,
+        max_age=config.event_max_age,
+    )
     pipeline = Pipeline(node=config.node_name, boot_id=boot_id, boot_time=boot_time, sight=witnesses.sight)
-    intake = Intake(pipeline, store, metrics, stdout=stdout)
+    intake = Intake(pipeline, store, metrics, on_settled=announcer.look)
     watch = Watch(metrics, intake)
-    server = Server(metrics, version=__version__, not_ready=watch.not_ready)
+    server = Server(metrics, version=__version__, not_ready=watch.not_ready, web_config=config.web_config_file)
+    metrics.web_config_failure = lambda: server.web_config_failure
     try:
         host, port = await server.start(*config.listen)
-        _announce(config, store, host, port)
+        _announce(config, store, f"{server.scheme}://{_shown(host)}:{port}", in_cluster=client is not None)
         intake.start()
         witnesses.start(intake)
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(
-                follow(logs, intake, watch.changed, cursor=_cursor(store)), name=f"kernel log {config.kernel_log}"
-            )
-            watching = tasks.create_task(witnesses.run(), name="cgroups")
+        async with asyncio.TaskGroup() as group:
+            reading = follow(logs, intake, watch.changed, cursor=_cursor(store))
+            tasks = [
+                group.create_task(reading, name=f"kernel log {config.kernel_log}"),
+                group.create_task(witnesses.run(), name="cgroups"),
+                group.create_task(cluster.run(announcer.poke), name="cluster"),
+                group.create_task(outlets.run(), name="outlets"),
+                group.create_task(
+                    count_userspace_kills(config, store, metrics, boot_id=boot_id), name="userspace kills"
+                ),
+            ]
             # What was imported stays: full collections need not look at it again.
             gc.freeze()
             await stop.wait()
             _log.info("stopping")
-            reading.cancel()
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
         witnesses.stop()
-        await intake.stop()
+        intake.stop()
+        await announcer.stop()
         await server.stop()
     finally:
+        await outlets.close()
+        if client is not None:
+            await client.close()
         store.close()
 
 
-def _announce(config: Config, store: Store, host: str, port: int) -> None:
+def _shown(host: str) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    shown = f"[{shown}]" if ":" in shown else shown
-    _log.info("oom-collector %s: metrics at http://%s:%d/metrics", __version__, shown, port)
+    return f"[{shown}]" if ":" in shown else shown
+
+
+def _announce(config: Config, store: Store, url: str, *, in_cluster: bool) -> None:
+    _log.info("oom-collector %s: metrics at %s/metrics", __version__, url)
     if store.persistent:
         _log.info("state in %s", config.state_dir)
+    if not in_cluster:
+        _log.info("no Kubernetes API: pods are named by %s, and no Events are made", config.pod_logs)
     if config.node_name is None:
         _log.info("node name not known: documents have none; --node-name or NODE_NAME sets it")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,9 @@ DELIVERIES = "deliveries"
 FOREIGN = "foreign"
 PROCESS_EVENTS_LOST = "process_events_lost"
 PROCESS_EVENTS_SHED = "process_events_shed"
+EVICTIONS = "evictions"
+MALFORMED_PODS = "malformed_pods"
+USERSPACE_KILLS = "userspace_kills"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,24 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """
+    What became known of a journalled incident, or was decided on it.
+
+    `late`: late.to_json(). `named`: namespace and name of its pod are among it. `event_key`: kills with the same make
+    one Event. `release`: from now on it is told, on stdout and to these sinks; None: not yet, or it was before.
+    `closed`: nothing more will come.
+    """
+
+    id: str
+    late: str
+    named: bool
+    event_key: str | None
+    release: tuple[str, ...] | None
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """
     What changes together.
@@ -70,6 +91,8 @@ class Batch:
     `added`: counters that no incident moves. `printed`: ids that stdout took. `read_all`: see Journal.apply().
     `baselines`, `gone`: of the ledger; None: it keeps none. `counted_off`: ids of bare lines that stand for a kill
     which the counters have. `histories`: what the history of a cgroup is restored from, None: it is over.
+    `delivered`: sink and id, off the outbox. `evictions`: pod uid and resource, each counted once.
+    `userspace_cursor`: where reading of userspace killers goes on.
     """
 
     at: datetime
@@ -82,6 +105,36 @@ class Batch:
     gone: Sequence[MemcgPath] = ()
     counted_off: Sequence[str] = ()
     histories: Mapping[MemcgPath, bytes | None] = field(default_factory=dict)
+    later: Sequence[Later] = ()
+    delivered: Sequence[tuple[str, str]] = ()
+    evictions: Sequence[tuple[str, str]] = ()
+    userspace_cursor: str | None = None
+
+
+class Case(NamedTuple):
+    """An incident in the journal that names or fate may still come for: document and late as JSON, times of Unix."""
+
+    id: str
+    document: str
+    late: str | None
+    released: bool
+    killed_at: float
+
+
+class Mail(NamedTuple):
+    """
+    Incidents of one key that a sink has not been told of: the newest one's document.
+
+    `total`, `first_at`, `last_at`: of all counted kills with this key, times of Unix.
+    """
+
+    ids: tuple[str, ...]
+    key: str
+    document: str
+    late: str | None
+    total: int
+    first_at: float
+    last_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collector.check_api import check_api
+from collector.check_row import Row
 from collector.errors import CollectorError
 from collector.processes.connector import probe
 from collector.sources.kernel_log import kernel_logs
 from collector.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from collector.config import Config
 
 KERNEL_LOG_ROW = "kernel log"
 
 # include/linux/proc_ns.h: PROC_PID_INIT_INO.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
-_NO_API = "the agent then names pods by uid only"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One thing that the agent can use. `fix` is there where `works` is False and something can be done."""
-
-    what: str
-    works: bool
-    reason: str
-    fix: str | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def check_machine(
-    *,
-    kernel_log: str,
-    kmsg_path: Path,
-    cgroup_root: Path,
-    proc_root: Path,
-    state_dir: Path,
-    environ: Mapping[str, str],
-) -> tuple[Row, ...]:
+def check_machine(config: Config) -> tuple[Row, ...]:
     return (
-        *_kernel_logs(kernel_log, kmsg_path, proc_root),
-        _cgroup_version(cgroup_root),
+        *_kernel_logs(config.kernel_log, config.kmsg_path, config.proc_root),
+        _cgroup_version(config.cgroup_root),
         _inotify(),
-        _pid_namespace(proc_root),
-        _proc_connector(proc_root),
-        _api_server(environ),
-        _state_dir(state_dir),
+        _pid_namespace(config.proc_root),
+        _proc_connector(config.proc_root),
+        *check_api(config),
+        _pod_logs(config.pod_logs),
+        _state_dir(config.state_dir),
     )
 
 
@@ -138,17 +118,12 @@ def _proc_connector(proc_root: Path) -> Row:
     return Row(what=what, works=False, reason=reason, fix=fix or None)
 
 
-def _api_server(environ: Mapping[str, str]) -> Row:
-    what = "Kubernetes API"
-    host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if not host:
-        return Row(what=what, works=False, reason=f"not in a pod; {_NO_API}", fix="run it as a DaemonSet (deploy/)")
-    try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
-    except (OSError, ValueError) as error:
-        reason = f"{host}:{port}: {error}; {_NO_API}"
-        return Row(what=what, works=False, reason=reason, fix="allow egress to the API server")
-    return Row(what=what, works=True, reason=f"{host}:{port} can be reached")
+def _pod_logs(root: Path) -> Row:
+    what = "names without the API"
+    if (root / "pods").is_dir() or (root / "containers").is_dir():
+        return Row(what=what, works=True, reason=f"the kubelet's log folders are in {root}")
+    reason = f"no pods/ and no containers/ in {root}"
+    return Row(what=what, works=False, reason=reason, fix="mount the host's /var/log read-only; --pod-logs names it")
 
 
 def _state_dir(directory: Path) -> Row:

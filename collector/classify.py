@@ -131,7 +131,9 @@ def by_counters(report: OomReport, sighting: Sighting | None) -> Verdict | None:
         cause, what = _LIMITED[parse_memcg_path(sighting.limited).level]
         return _counted(cause, f"memory.events of {what} counted the hit limit, and of no other at or above the victim")
     if sighting.unlimited and report.scope is None:
-        return _counted(Cause.NODE, "memory.events counted the kill, and no limit that was hit")
+        return _counted(
+            Cause.NODE, "memory.events counted the kill, and no limit that was hit: a global OOM, unless by sysrq-f"
+        )
     return None
 
 

@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, cast
 
 from collector import __version__
 from collector.config import (
-    CGROUP_ROOT,
-    KERNEL_LOG,
-    KMSG_PATH,
-    PROC_ROOT,
     SETTINGS,
     STATE_DIR,
     Setting,
@@ -43,6 +39,10 @@ examples:
   journalctl -k -o json | oom-collector analyze --output json
   oom-collector analyze /var/log/messages* --timezone Europe/Berlin --year 2026"""
 
+_CHECKED = {
+    *("kernel_log", "kmsg_path", "cgroup_root", "proc_root", "state_dir"),
+    *("kubernetes", "kubeconfig", "node_name", "pod_logs"),
+}
 _KILLS_TEXT = "List the OOM kills in the agent's journal, the newest first. Works beside a running agent."
 _CHECK_TEXT = "Show what the agent can see on this machine with these privileges, and what to do about each 'no'."
 
@@ -86,15 +86,7 @@ def _analyze(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from collector.check import check_machine, kernel_log_works, render
 
-    flags = vars(options)
-    rows = check_machine(
-        kmsg_path=cast("Path", read_setting(KMSG_PATH, flags, os.environ)),
-        cgroup_root=cast("Path", read_setting(CGROUP_ROOT, flags, os.environ)),
-        proc_root=cast("Path", read_setting(PROC_ROOT, flags, os.environ)),
-        state_dir=cast("Path", read_setting(STATE_DIR, flags, os.environ)),
-        kernel_log=cast("str", read_setting(KERNEL_LOG, flags, os.environ)),
-        environ=os.environ,
-    )
+    rows = check_machine(read_config(vars(options), os.environ))
     if options.output == "json":
         print(json.dumps([row.as_dict() for row in rows], indent=2))
     else:
@@ -105,9 +97,10 @@ def _check(options: argparse.Namespace) -> int:
 def _kills(options: argparse.Namespace) -> int:
     from collector.kills import table
     from collector.store import read_documents
+    from collector.text import to_line
 
     documents = read_documents(cast("Path", read_setting(STATE_DIR, vars(options), os.environ)))
-    for line in documents if options.output == "json" else table(documents):
+    for line in map(to_line, documents) if options.output == "json" else table(documents):
         print(line)
     sys.stdout.flush()
     return 0
@@ -138,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", "what this machine and these privileges allow", _CHECK_TEXT)
     check.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
-    _add_settings(check, (KERNEL_LOG, KMSG_PATH, CGROUP_ROOT, PROC_ROOT, STATE_DIR))
+    _add_settings(check, [setting for setting in SETTINGS if setting.field in _CHECKED])
     check.set_defaults(command=_check)
 
     kills = _command(commands, "kills", "list the agent's journal", _KILLS_TEXT)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from collector.errors import ConfigError
 
@@ -101,15 +100,6 @@ def _path(text: str) -> Path:
 
 def _optional_path(text: str) -> Path | None:
     return Path(text) if text else None
-
-
-def _optional_url(text: str) -> str | None:
-    if not text:
-        return None
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http or https URL")
-    return text
 
 
 def _seconds(text: str) -> float:
@@ -296,7 +286,7 @@ SETTINGS = (
         flag="--webhook-url",
         metavar="URL",
         default="",
-        parse=_optional_url,
+        parse=_name,
         help="where each kill is posted as a CloudEvent",
     ),
     Setting(
@@ -310,7 +300,7 @@ SETTINGS = (
         flag="--alertmanager-url",
         metavar="URL",
         default="",
-        parse=_optional_url,
+        parse=_name,
         help="an Alertmanager that is told of kills at once, instead of by a rule of Prometheus",
     ),
     Setting(

@@ -1,4 +1,4 @@
-"""The intake: what sources tell goes through pipeline and reconciler into the journal, then to metrics and stdout."""
+"""The intake: what sources tell goes through pipeline and reconciler into the journal, and moves the metrics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collector.batch import Batch, Entry, Position
 from collector.document import to_document
 from collector.model import AttributionMethod
 from collector.reconcile import NO_CGROUP, Taken, Told, victim_path
-from collector.sinks.json_log import JsonLog, to_line
-from collector.sinks.metrics import DELIVERED, FAILED, STDOUT, Metrics
+from collector.sinks.metrics import Metrics
+from collector.text import to_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from collector.errors import ParseError
     from collector.ledger import Ledger
@@ -35,7 +35,6 @@ OPEN_REPORT_SECONDS = 60.0
 STATE_RETRY_SECONDS = 60.0
 # A kill line without a cgroup is counted within 2 s. Until then others, and the counters, may tell whose it was not.
 BARE_DELAY = 1.5
-DRAIN_SECONDS = 2.0
 LOST_SAID_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -43,17 +42,20 @@ _log = logging.getLogger(__name__)
 
 class Intake:
     """
-    Takes kernel records, and commits what they tell: journal, counters and cursor first, then metrics, then stdout.
+    Takes kernel records, and commits what they tell: journal, counters and cursor together.
 
-    Fulfils sources.base.RecordSink.
+    on_settled: is given the ids of incidents that the journal now has in full; None: look for all. Fulfils
+    sources.base.RecordSink.
     """
 
-    def __init__(self, pipeline: Pipeline, store: Store, metrics: Metrics, *, stdout: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, store: Store, metrics: Metrics, *, on_settled: Callable[[list[str] | None], None]
+    ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._metrics = metrics
         self._counters: tuple[Ledger, Reconciler] | None = None
-        self._json_log = JsonLog(stdout, on_written=self._written)
+        self._on_settled = on_settled
         self._loop = asyncio.get_running_loop()
         self._incidents: list[Incident] = []
         self._bare: list[tuple[float, Incident]] = []
@@ -70,8 +72,6 @@ class Intake:
         self._source: str | None = None
         self._position: Position | None = None
         self._position_due = 0.0
-        self._in_flight: set[str] = set()
-        self._printed: list[str] = []
         self._histories: dict[MemcgPath, bytes | None] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._retrier: asyncio.TimerHandle | None = None
@@ -146,11 +146,11 @@ class Intake:
         self._commit(with_counters=True)
 
     def start(self) -> None:
-        """Print what a former process counted and could not print."""
+        """Hand on what a former process counted and nobody was told of."""
         self._watch_state()
-        self._print()
+        self._on_settled(None)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """
         A report that is still open is left for the next start, which reads it again, whole. Without a state on disk
         there is nothing to go on from: then what is known is told now.
@@ -158,9 +158,6 @@ class Intake:
         if not self._store.persistent:
             self._incidents += self._pipeline.flush(None)
         self._commit(with_counters=True)
-        await self._json_log.drain(DRAIN_SECONDS)
-        self._json_log.close()
-        self._note_printed()
         for timer in (self._ticker, self._retrier):
             if timer is not None:
                 timer.cancel()
@@ -237,8 +234,9 @@ class Intake:
         self._metrics.hold(applied.late)
         self._observe(entries, set(applied.counted))
         self._watch_state()
-        if read_all or any(entry.incident.settled for entry in entries):
-            self._print()
+        settled = [entry.incident.id for entry in entries if entry.incident.settled]
+        if read_all or settled:
+            self._on_settled(None if read_all else settled)
 
     def _is_at_rest(self) -> bool:
         """
@@ -345,27 +343,3 @@ class Intake:
         self._retrier = None
         self._store.retry(datetime.now(UTC))
         self._watch_state()
-
-    # stdout
-
-    def _print(self) -> None:
-        if self._json_log.failed or self._in_flight:
-            return
-        lines = self._store.unprinted()
-        self._in_flight.update(incident_id for incident_id, _ in lines)
-        for incident_id, line in lines:
-            self._json_log.write(incident_id, line)
-
-    def _written(self, incident_id: str, delivered: bool) -> None:
-        self._in_flight.discard(incident_id)
-        self._count(batch.DELIVERIES, f"{STDOUT} {DELIVERED if delivered else FAILED}")
-        if delivered:
-            self._printed.append(incident_id)
-        if not self._in_flight:
-            self._note_printed()
-            self._loop.call_soon(self._print)
-
-    def _note_printed(self) -> None:
-        if self._printed or self._added:
-            self._store.apply(Batch(at=datetime.now(UTC), added=self._added, printed=self._printed))
-            self._printed, self._added = [], {}

@@ -13,8 +13,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from collector.batch import KILLS, PROCESSES, UNATTRIBUTED, Applied, Batch, CounterKey, Entry, Position, Retention
+from collector.batch import (
+    KILLS,
+    PROCESSES,
+    UNATTRIBUTED,
+    Applied,
+    Batch,
+    CounterKey,
+    Entry,
+    Position,
+    Retention,
+)
 from collector.errors import CollectorError
+from collector.followups import FollowUps
+from collector.journal_schema import SCHEMA_VERSION, VERSIONS
 from collector.ledger import Baseline
 from collector.reconcile import MAX_OPEN, FromCounters, Told
 
@@ -23,48 +35,17 @@ if TYPE_CHECKING:
 
     from collector.model import MemcgPath
 
-# Each brings a file from the version before it to its own number.
-_VERSIONS = (
-    """
-CREATE TABLE incidents (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they were first told
-    id TEXT NOT NULL UNIQUE,
-    boot_id TEXT,
-    journalled_at REAL NOT NULL,
-    cause TEXT NOT NULL,                    -- under which it was counted
-    counted_processes INTEGER,              -- NULL: old when the agent first came to this node, never counted
-    evidence INTEGER NOT NULL,              -- how many witnesses the document rests on
-    settled INTEGER NOT NULL,
-    printed INTEGER NOT NULL,
-    document TEXT                           -- NULL: retention took it, the id stays for as long as the boot
-);
-CREATE INDEX unprinted ON incidents (seq) WHERE printed = 0;
-CREATE TABLE counters (name TEXT, label TEXT, value INTEGER NOT NULL, PRIMARY KEY (name, label)) WITHOUT ROWID;
-CREATE TABLE cursor (source TEXT PRIMARY KEY, boot_id TEXT, position TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-""",
-    # kills: by the kernel's way of counting; negative: not yet counted off against the counters.
-    # cgroups, from_counters and histories: of the boot in meta's counters_boot only.
-    """
-ALTER TABLE incidents ADD COLUMN kills INTEGER NOT NULL DEFAULT 1;
-CREATE TABLE aliases (line_id TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE cgroups (
-    path TEXT PRIMARY KEY, inode INTEGER NOT NULL, told INTEGER NOT NULL, groups_told INTEGER NOT NULL,
-    oom INTEGER NOT NULL, local_oom INTEGER
-) WITHOUT ROWID;
-CREATE TABLE from_counters (id TEXT PRIMARY KEY, path TEXT NOT NULL, at REAL NOT NULL, after REAL) WITHOUT ROWID;
-CREATE TABLE histories (path TEXT PRIMARY KEY, history BLOB NOT NULL);
-""",
-)
-SCHEMA_VERSION = len(_VERSIONS)
 _OF_ONE_BOOT = ("cgroups", "from_counters", "histories")
+_BESIDE_INCIDENTS = ("aliases", "outbox", "evictions")
 
-DOCUMENTS = "SELECT document FROM incidents WHERE document IS NOT NULL ORDER BY seq DESC"
-_INSERT = (
-    "INSERT INTO incidents"
-    " (id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document, kills)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+MAX_EVICTIONS = 10_000
+DOCUMENTS = "SELECT document, late FROM incidents WHERE document IS NOT NULL ORDER BY seq DESC"
+_COLUMNS = (
+    "id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document, kills, killed_at,"
+    " released, pending, late, named, event_key"
 )
+_IF_TOLD = "CASE WHEN ? OR printed = 0 OR pending OR id IN (SELECT id FROM outbox) THEN document END"
+_INSERT = f"INSERT INTO incidents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Troubles of the disk or of our rights, which say nothing against the content of the file.
 _NOT_THE_FILES_FAULT = frozenset(
@@ -95,6 +76,7 @@ class Journal:
     def __init__(self, connection: sqlite3.Connection, *, at: datetime, boot_id: str | None) -> None:
         """Raises UnusableError, or sqlite3.Error where the disk or our rights are the cause."""
         self._db = connection
+        self.followups = FollowUps(connection)
         self._boot_id = boot_id
         self._opened_at = at
         try:
@@ -129,7 +111,7 @@ class Journal:
         db.execute("PRAGMA cache_size = -512")
         if version < SCHEMA_VERSION:
             with self._transaction():
-                for statements in _VERSIONS[version:]:
+                for statements in VERSIONS[version:]:
                     for statement in statements.split(";\n"):
                         db.execute(statement)
                 if version == 0:
@@ -173,6 +155,7 @@ class Journal:
                 moved.update(deltas)
                 if not entry.live:
                     late.update(deltas)
+            moved.update(self.followups.count_evictions(batch))
             self._add(moved)
             self._db.executemany("UPDATE incidents SET printed = 1 WHERE id = ?", [(known,) for known in batch.printed])
             if batch.position is not None:
@@ -180,6 +163,13 @@ class Journal:
             if batch.baselines is not None:
                 self._keep_counters(batch)
             self._keep_histories(batch.histories)
+            for later in batch.later:
+                self.followups.keep(later)
+            self._db.executemany("DELETE FROM outbox WHERE sink = ? AND id = ?", batch.delivered)
+            if batch.userspace_cursor is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('userspace_cursor', ?)", (batch.userspace_cursor,)
+                )
             if batch.read_all:
                 self._db.execute("UPDATE meta SET value = '1' WHERE key = 'read_all'")
                 self._db.execute(
@@ -213,7 +203,7 @@ class Journal:
         # Read again, a report may have lost its head to the ring, and must not replace what was seen whole.
         if not settled or len(incident.verdict.evidence) > evidence:
             self._db.execute(
-                "UPDATE incidents SET document = ?, evidence = ?, settled = ?,"
+                "UPDATE incidents SET document = ?, evidence = ?, settled = ?, pending = counted_processes IS NOT NULL,"
                 " printed = CASE WHEN counted_processes IS NULL THEN 1 ELSE 0 END WHERE id = ?",
                 (entry.document, len(incident.verdict.evidence), incident.settled or settled, incident.id),
             )
@@ -240,6 +230,12 @@ class Journal:
                 not entry.counts,
                 entry.document,
                 entry.kills,
+                (incident.time or at).timestamp(),
+                not entry.counts,
+                entry.counts,
+                None,
+                0,
+                None,
             ),
         )
 
@@ -303,16 +299,13 @@ class Journal:
             else:
                 self._db.execute("INSERT OR REPLACE INTO histories VALUES (?, ?)", (path, history))
 
-    def unprinted(self, limit: int) -> list[tuple[str, str]]:
-        """Id and document of incidents that are settled and that nobody was told of, oldest first."""
-        return self._db.execute(
-            "SELECT id, document FROM incidents WHERE printed = 0 AND settled = 1 AND document IS NOT NULL"
-            " ORDER BY seq LIMIT ?",
-            (limit,),
-        ).fetchall()
+    def userspace_cursor(self) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'userspace_cursor'").fetchone()
+        return None if row is None else row[0]
 
     def prune(self, retention: Retention, at: datetime) -> None:
-        past = "printed = 1 AND (seq <= (SELECT max(seq) FROM incidents) - ? OR journalled_at < ?)"
+        old = "(seq <= (SELECT max(seq) FROM incidents) - ? OR journalled_at < ?)"
+        past = f"printed = 1 AND id NOT IN (SELECT id FROM outbox) AND {old}"
         limits = (retention.count, (at - retention.age).timestamp())
         with self._transaction():
             self._db.execute(f"DELETE FROM incidents WHERE {past} AND boot_id IS NOT ?", (*limits, self._boot_id))
@@ -322,6 +315,11 @@ class Journal:
                 (MAX_OPEN,),
             )
             self._db.execute(f"UPDATE incidents SET document = NULL WHERE document IS NOT NULL AND {past}", limits)
+            self._db.execute(
+                "DELETE FROM evictions WHERE pod_uid NOT IN"
+                " (SELECT pod_uid FROM evictions ORDER BY counted_at DESC LIMIT ?)",
+                (MAX_EVICTIONS,),
+            )
 
     def copy_to(self, other: Journal, *, documents: bool) -> None:
         """
@@ -330,23 +328,27 @@ class Journal:
         documents False: of incidents that were printed only the id is taken along.
         """
         rows = self._db.execute(
-            "SELECT id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed,"
-            " CASE WHEN ? OR printed = 0 THEN document END, kills FROM incidents ORDER BY seq",
-            (documents,),
+            f"SELECT {_COLUMNS.replace('document', _IF_TOLD)} FROM incidents ORDER BY seq", (documents,)
         )
         position = self.position()
         counters = {table: self._of_this_boot(f"SELECT * FROM {table}") for table in _OF_ONE_BOOT}
-        aliases = self._db.execute("SELECT * FROM aliases").fetchall()
+        others = {table: self._db.execute(f"SELECT * FROM {table}").fetchall() for table in _BESIDE_INCIDENTS}
         with other._transaction():
             other._db.executemany(
                 f"{_INSERT} ON CONFLICT (id) DO UPDATE SET"
                 " counted_processes = coalesce(excluded.counted_processes, counted_processes),"
                 " evidence = max(evidence, excluded.evidence), settled = max(settled, excluded.settled),"
                 " printed = max(printed, excluded.printed), document = coalesce(excluded.document, document),"
-                " kills = max(kills, excluded.kills)",
+                " kills = max(kills, excluded.kills), released = max(released, excluded.released),"
+                " pending = excluded.pending, late = coalesce(excluded.late, late),"
+                " named = max(named, excluded.named), event_key = coalesce(excluded.event_key, event_key)",
                 rows,
             )
-            other._db.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?)", aliases)
+            self.followups.forget_sent(other.followups)
+            for table, kept in others.items():
+                other._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", kept)
+            if (cursor := self.userspace_cursor()) is not None:
+                other._db.execute("INSERT OR REPLACE INTO meta VALUES ('userspace_cursor', ?)", (cursor,))
             if self._counters_boot == self._boot_id:
                 other._begin_boot()
                 for table, known in counters.items():

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 # Marks of `oom` that are kept for each cgroup: for naming the limit of a kill of the last seconds.
 HITS = 16
 ALWAYS = float("-inf")
-
-
+# Missing kills of a cgroup that are told apart by time: a counter may say that it is millions.
 MAX_NOTICED = 10_000
 # Cgroups that a line named and that were not found yet; most never will be.
 MAX_UNSEEN = 4096
@@ -123,7 +122,7 @@ class Ledger:
         if cgroup is None or cgroup.reading.inode != counters.inode:
             self._begin(counters)
         else:
-            _mark_hits(cgroup, counters, counters.after)
+            _mark_hits(cgroup, counters)
             cgroup.reading = counters
             cgroup.told = min(cgroup.told, counters.oom_kill)
         self._touch(counters.path)
@@ -317,8 +316,8 @@ class Ledger:
         return own
 
 
-def _mark_hits(cgroup: _Cgroup, counters: Counters, after: float | None) -> None:
-    span = (cgroup.reading.at if after is None else after, counters.at)
+def _mark_hits(cgroup: _Cgroup, counters: Counters) -> None:
+    span = (cgroup.reading.at if counters.after is None else counters.after, counters.at)
     if counters.oom > cgroup.reading.oom:
         cgroup.hits = (*cgroup.hits[1 - HITS :], span)
     if (counters.local_oom or 0) > (cgroup.reading.local_oom or 0):

@@ -117,9 +117,13 @@ class Moment(NamedTuple):
     boot_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Process:
-    """A killed process, as far as the kill line, the summary line and its row of the task dump tell."""
+    """
+    A killed process, as far as the kill line, the summary line and its row of the task dump tell.
+
+    Nobody changes one. Not frozen: see OomReport.
+    """
 
     pid: int | None
     comm: str | None
@@ -177,13 +181,15 @@ class NodeMemory:
     free_swap_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class OomReport:
     """
     What the kernel printed about one decision of the OOM killer.
 
     `settled` is False on the first look, right after the kill line: group members may follow. The settled report
     has the same `kill_moment`.
+
+    Nobody changes one. Not frozen: it would take three times as long to build, twice for each kill.
     """
 
     settled: bool

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from collector.identity import counter_id
 from collector.judge import judge, judge_again
-from collector.model import AttributionMethod, Evidence, Incident, MemcgPath, Moment, OomReport, Process, Sighting
+from collector.model import (
+    DEFAULT_PAGE_SIZE,
+    AttributionMethod,
+    Evidence,
+    Incident,
+    MemcgPath,
+    Moment,
+    OomReport,
+    Process,
+    Sighting,
+)
 from collector.parse.cgroup_path import Level, is_same_or_ancestor, parse_memcg_path
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ HIT_SECONDS = 1.0
 # So long may a report take to be printed, on a slow console, between the counting of `oom` and of `oom_kill`.
 REPORT_SECONDS = 60.0
 GROUP_SECONDS = 60.0
+# With the rows of their task dumps they take memory.
+MAX_GROUPS = 100
 UNPLACED_SECONDS = 60.0
 MAX_OPEN = 1000
 # Told in one go: the rest a tick later, so that nothing else has to wait.
@@ -51,6 +63,26 @@ class FromCounters(NamedTuple):
     path: MemcgPath
     at: float
     after: float | None
+
+
+class Claimed(NamedTuple):
+    """
+    The incident that counters told of a late line's kill, which was between `after` and `at`.
+
+    `path`: its place, where the counters know it better than the line does.
+    """
+
+    id: str
+    path: MemcgPath | None
+    after: float
+    at: float
+
+
+class GroupKill(NamedTuple):
+    """As lines told it. `at`: CLOCK_MONOTONIC seconds."""
+
+    at: float
+    incident: Incident
 
 
 class Taken(NamedTuple):
@@ -105,7 +137,7 @@ class Reconciler:
         view: View,
         surroundings: Surroundings,
         *,
-        boot_id: str | None,
+        boot_id: str,
         node: str | None,
         open_incidents: Iterable[FromCounters] = (),
         unplaced: Iterable[tuple[str, int]] = (),
@@ -120,8 +152,8 @@ class Reconciler:
         waiting = unplaced if self.is_short else ()
         self._unplaced: dict[str, tuple[int, float | None]] = {known: (kills, None) for known, kills in waiting}
         """Bare lines that stand for kills which the counters have: how many, and when they were told."""
-        self._groups: dict[MemcgPath, float] = {}
-        """When a group kill in a cgroup was last told by a line, CLOCK_MONOTONIC seconds."""
+        self._groups: dict[MemcgPath, GroupKill] = {}
+        """The last of each cgroup."""
 
     def take(self, incident: Incident, told: Told | None, *, counts: bool, killed_at: float | None) -> Taken | None:
         """
@@ -136,23 +168,30 @@ class Reconciler:
         if told is None and not self._is_ours(absolute, path):
             return None
         owes = self.is_short if path is None else self._ledger.owes(path) > 0
-        if told is None and not owes:
-            told = self._claim(path, _printed_at(incident, killed_at), killed_at)
+        claimed = self._claim(incident, path, killed_at) if told is None and not owes else None
+        start, end = killed_at, killed_at
+        if claimed is not None:
+            told, path, start, end = Told(claimed.id, 0), claimed.path or path, claimed.after, claimed.at
         line_id = None
         if told is not None and told.id != incident.id:
             line_id, incident = incident.id, replace(incident, id=told.id)
         # What the counters told, they had counted off.
         uncounted = counts and line_id is None
         new = incident.report.kill_lines - (told.kills if told else 0) if uncounted else 0
-        unattributed = None
-        if path is None:
+        unattributed, group = None, None
+        if claimed is not None and claimed.path is not None:
+            incident, unattributed = judge_again(incident, _by_counters(claimed.path)), _unattributed(claimed.path)
+        elif path is None:
             incident, unattributed = self._place(incident, new, at=killed_at)
         elif uncounted:
-            self._tell(path, new, incident, first=told is None, at=killed_at)
-        incident = self._with_surroundings(incident, path, killed_at)
+            group = self._tell(path, new, incident, first=told is None)
+        incident = self._with_surroundings(incident, path, start, end)
+        incident = self._judge_by_paths_here(incident, path)
+        if group is not None and killed_at is not None:
+            self._remember_group(group, GroupKill(killed_at, incident))
         unplaced, _ = self._unplaced.get(incident.id, (0, None))
         return Taken(
-            incident=self._judge_by_paths_here(incident, path),
+            incident=incident,
             kills=-unplaced or incident.report.kill_lines,
             line_id=line_id,
             unattributed=unattributed,
@@ -191,17 +230,28 @@ class Reconciler:
         root = MemcgPath("/")
         return root not in self._ledger or self._ledger.owes(root) > 0
 
-    def _claim(self, path: MemcgPath | None, printed_at: float | None, killed_at: float | None) -> Told | None:
+    def _claim(self, incident: Incident, path: MemcgPath | None, killed_at: float | None) -> Claimed | None:
         """The incident that counters have told of this kill, when its line comes late."""
-        for index, known in enumerate(self._open):
-            if printed_at is not None and printed_at > known.at + CLOCK_SLACK_SECONDS:
-                continue
-            if killed_at is not None and known.after is not None and killed_at < known.after - CLOCK_SLACK_SECONDS:
-                continue
-            if path is None or is_same_or_ancestor(known.path, path):
-                del self._open[index]
-                return Told(known.id, 0)
-        return None
+        printed_at, is_exact = _printed_at(incident, killed_at), _names_its_cgroup(incident)
+        found = [
+            known
+            for known in self._open
+            if _may_be_of(known, printed_at, killed_at)
+            and (
+                path is None
+                or is_same_or_ancestor(known.path, path)
+                or (not is_exact and is_same_or_ancestor(path, known.path))
+            )
+        ]
+        if not found:
+            return None
+        known = found[0]
+        self._open.remove(known)
+        is_deeper = path is None or not is_same_or_ancestor(known.path, path)
+        # Of several places, nobody knows which is this victim's.
+        is_sure = all(other.path == known.path for other in found)
+        after = known.at if known.after is None else known.after
+        return Claimed(known.id, known.path if is_deeper and is_sure else None, after, known.at)
 
     def _place(self, incident: Incident, kills: int, *, at: float | None) -> tuple[Incident, str | None]:
         """A line whose victim's cgroup is not known here: the only one that misses a kill has it."""
@@ -209,8 +259,7 @@ class Reconciler:
         if len(missing) == 1:
             path = missing[0]
             self._ledger.tell(path, kills)
-            incident = judge_again(incident, _by_counters(path))
-            return incident, None if _names_a_pod(path) or _is_outside_pods(path) else POD_GONE
+            return judge_again(incident, _by_counters(path)), _unattributed(path)
         if missing:
             before, _ = self._unplaced.get(incident.id, (0, None))
             self._unplaced[incident.id] = before + kills, at
@@ -218,21 +267,25 @@ class Reconciler:
             return incident, None
         return incident, AMBIGUOUS if missing else NO_CGROUP
 
-    def _tell(self, path: MemcgPath, kills: int, incident: Incident, *, first: bool, at: float | None) -> None:
+    def _tell(self, path: MemcgPath, kills: int, incident: Incident, *, first: bool) -> MemcgPath | None:
+        """Count it off; returns the cgroup that was killed whole, if one was."""
         named = incident.report.group_memcg and self._view.here(incident.report.group_memcg, self._ledger)
         # The line that names the group is yet to come, or is lost: where memory.oom.group is set, a kill is a group's.
         expected = self._ledger.group_at(path)
         group = named or expected
-        if group is not None and at is not None:
-            self._groups = {known: told for known, told in self._groups.items() if told > at - GROUP_SECONDS}
-            self._groups[group] = at
         counts_group = group is not None and (first or (expected is None and kills > 0))
         if kills > 0 or counts_group:
             self._ledger.tell(self._where(path, incident), max(0, kills), groups=int(counts_group))
+        return group
+
+    def _remember_group(self, path: MemcgPath, told: GroupKill) -> None:
+        since = told.at - GROUP_SECONDS
+        others = [(known, kill) for known, kill in self._groups.items() if known != path and kill.at > since]
+        self._groups = dict([*others[1 - MAX_GROUPS :], (path, told)])
 
     def _where(self, path: MemcgPath, incident: Incident) -> MemcgPath:
         """Where only a cgroup at or above the victim's is known: the only one below that misses a kill, if it is so."""
-        if incident.report.task_memcg is not None or incident.attribution.method in _KNOWN_BY_PID:
+        if _names_its_cgroup(incident):
             return path
         self._surroundings.refresh(None)
         below = self._ledger.missing_in(path)
@@ -255,7 +308,9 @@ class Reconciler:
         )
         return replace(judge_again(replace(incident, report=local), incident.sighting), report=report)
 
-    def _with_surroundings(self, incident: Incident, path: MemcgPath | None, killed_at: float | None) -> Incident:
+    def _with_surroundings(
+        self, incident: Incident, path: MemcgPath | None, start: float | None, end: float | None
+    ) -> Incident:
         """With what this machine knows of the victim's place, now that its last record is read."""
         sighting = incident.sighting
         path = path or (sighting.within if sighting else None)
@@ -263,8 +318,8 @@ class Reconciler:
             return incident
         report = incident.report
         base = sighting or Sighting(method=incident.attribution.method)
-        known = self._describe(base, path, killed_at, killed_at)
-        collateral = self._surroundings.collateral(report, killed_at)
+        known = self._describe(base, path, start, end)
+        collateral = self._surroundings.collateral(report, end)
         known = replace(known, collateral=collateral)
         return incident if known == sighting else judge_again(incident, known)
 
@@ -303,35 +358,52 @@ class Reconciler:
     def _from_counters(self, missing: Missing, at: float, now: datetime) -> list[Taken]:
         if not missing.groups and not missing.group:
             missing = missing._replace(kills=min(missing.kills, MAX_AT_ONCE))
-        number = self._incidents_in(missing)
-        shares = _shares(missing.kills, number)
-        time = None if missing.after is None else now - timedelta(seconds=at - missing.since)
-        taken = []
-        for ordinal, kills in enumerate(shares):
-            incident_id = counter_id(self._boot_id or "", missing.inode, missing.told + 1 + ordinal)
-            incident = self._judge(missing, incident_id, kills, time)
-            known = FromCounters(id=incident_id, path=missing.path, at=missing.since, after=missing.after)
-            self._open = [*self._open[-MAX_OPEN + 1 :], known]
-            reason = None if _names_a_pod(missing.path) or _is_outside_pods(missing.path) else POD_GONE
-            taken.append(Taken(incident=incident, kills=kills, from_counters=known, unattributed=reason))
         self._ledger.tell(missing.path, missing.kills, groups=missing.groups or 0)
-        return taken
-
-    def _incidents_in(self, missing: Missing) -> int:
-        """CONTRACT: one for each group kill, else one for each kill; what is left of a told group kill is none."""
-        if missing.groups:
-            return min(missing.groups, missing.kills)
-        # A group below what is watched, in a unit of system.slice, shows in the nearest cgroup above it.
-        told = [
-            at
-            for group, at in self._groups.items()
-            if (missing.group or group != missing.path) and self._ledger.nearest(group) == missing.path
+        group = None if missing.groups else self._group_of(missing)
+        if group is not None:
+            return [self._complete(group, missing)]
+        time = None if missing.after is None else now - timedelta(seconds=at - missing.since)
+        return [
+            self._tell_by_counter(missing, ordinal, kills, time)
+            for ordinal, kills in enumerate(_shares(missing.kills, _incidents_in(missing)))
         ]
-        if any(abs(missing.since - at) <= GROUP_SECONDS for at in told):
-            return 0
-        if not missing.group:
-            return missing.kills
-        return 0 if missing.groups == 0 else 1
+
+    def _group_of(self, missing: Missing) -> MemcgPath | None:
+        """The group kill, told by lines, whose members these are: left over, for a part of its lines is lost."""
+        # A group below what is watched, in a unit of system.slice, shows in the nearest cgroup above it.
+        return next(
+            (
+                group
+                for group, told in self._groups.items()
+                if (missing.group or group != missing.path)
+                and self._ledger.nearest(group) == missing.path
+                and abs(missing.since - told.at) <= GROUP_SECONDS
+            ),
+            None,
+        )
+
+    def _complete(self, group: MemcgPath, missing: Missing) -> Taken:
+        """Not incidents of their own, but processes of that one; without the first victim's second count, if due."""
+        told = self._groups[group]
+        report = told.incident.report
+        processes = missing.kills - (report.kill_lines == told.incident.process_count)
+        report = replace(
+            report,
+            also_killed=(*report.also_killed, *(_NOBODY,) * processes),
+            kill_lines=report.kill_lines + missing.kills,
+            evidence=tuple(dict.fromkeys((*report.evidence, Evidence.MEMORY_EVENTS))),
+        )
+        incident = judge_again(replace(told.incident, report=report), told.incident.sighting)
+        incident = self._judge_by_paths_here(incident, missing.path)
+        self._groups[group] = told._replace(incident=incident)
+        return Taken(incident=incident, kills=report.kill_lines)
+
+    def _tell_by_counter(self, missing: Missing, ordinal: int, kills: int, time: datetime | None) -> Taken:
+        incident_id = counter_id(self._boot_id, missing.inode, missing.told + 1 + ordinal)
+        incident = self._judge(missing, incident_id, kills, time)
+        known = FromCounters(id=incident_id, path=missing.path, at=missing.since, after=missing.after)
+        self._open = [*self._open[-MAX_OPEN + 1 :], known]
+        return Taken(incident=incident, kills=kills, from_counters=known, unattributed=_unattributed(missing.path))
 
     def _judge(self, missing: Missing, incident_id: str, kills: int, time: datetime | None) -> Incident:
         path, is_group = missing.path, bool(missing.groups) or missing.group
@@ -348,6 +420,19 @@ class Reconciler:
 
 
 _KNOWN_BY_PID = (AttributionMethod.PROCESS_INDEX, AttributionMethod.PROC)
+_NOBODY = Process(pid=None, comm=None)
+
+
+def _names_its_cgroup(incident: Incident) -> bool:
+    """Whether victim_path() is the victim's own, not one above it."""
+    return incident.report.task_memcg is not None or incident.attribution.method in _KNOWN_BY_PID
+
+
+def _may_be_of(known: FromCounters, printed_at: float | None, killed_at: float | None) -> bool:
+    """Whether the times of a line and of what counters told allow that they are one kill."""
+    if printed_at is not None and printed_at > known.at + CLOCK_SLACK_SECONDS:
+        return False
+    return killed_at is None or known.after is None or killed_at >= known.after - CLOCK_SLACK_SECONDS
 
 
 def _printed_at(incident: Incident, killed_at: float | None) -> float | None:
@@ -377,13 +462,25 @@ def _leaf(path: MemcgPath) -> MemcgPath | None:
     return path if parse_memcg_path(path).level is Level.CONTAINER else None
 
 
-def _names_a_pod(path: MemcgPath) -> bool:
+def _unattributed(path: MemcgPath) -> str | None:
+    """Whose a kill is that a counter showed: a cgroup above the pods shows those of pods that are gone."""
     place = parse_memcg_path(path)
-    return place.pod_uid is not None or place.container_id is not None
+    is_known = place.pod_uid is not None or place.container_id is not None or place.level is Level.OTHER
+    return None if is_known else POD_GONE
 
 
-def _is_outside_pods(path: MemcgPath) -> bool:
-    return parse_memcg_path(path).level is Level.OTHER
+def _incidents_in(missing: Missing) -> int:
+    """
+    One for each group kill, else one for each kill.
+
+    In a cgroup that is killed whole there is no other kill: where the kernel counts group kills and all are told, these
+    are members of one that a former process told, and how many of them it told nobody knows any more.
+    """
+    if missing.groups:
+        return min(missing.groups, missing.kills)
+    if not missing.group:
+        return missing.kills
+    return 0 if missing.groups == 0 else 1
 
 
 def _shares(kills: int, number: int) -> list[int]:
@@ -394,9 +491,8 @@ def _shares(kills: int, number: int) -> list[int]:
     return [share] * (number - 1) + [kills - share * (number - 1)]
 
 
-def _report_without_lines(group: MemcgPath | None, *, kills: int, boot_id: str | None) -> OomReport:
+def _report_without_lines(group: MemcgPath | None, *, kills: int, boot_id: str) -> OomReport:
     """What counters tell: that somebody died, and where. The first victim of a group is counted twice."""
-    nobody = Process(pid=None, comm=None)
     nowhen = Moment(boot_id=boot_id)
     return OomReport(
         settled=True,
@@ -412,13 +508,13 @@ def _report_without_lines(group: MemcgPath | None, *, kills: int, boot_id: str |
         task_memcg=None,
         task_memcg_cut=None,
         group_memcg=group,
-        victim=nobody,
-        also_killed=(nobody,) * max(0, kills - 2) if group is not None else (),
+        victim=_NOBODY,
+        also_killed=(_NOBODY,) * max(0, kills - 2) if group is not None else (),
         invoker=None,
         memory=None,
         node_memory=None,
         tasks=(),
-        page_size=4096,
+        page_size=DEFAULT_PAGE_SIZE,
         page_size_known=False,
         missing=("the kernel's lines",),
         contradictions=(),

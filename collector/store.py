@@ -8,23 +8,27 @@ set aside.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from collector.batch import Applied, Batch, CounterKey, Position, Retention
+from collector.batch import Applied, Batch, Case, CounterKey, Mail, Position, Retention
 from collector.errors import CollectorError
 from collector.journal import DOCUMENTS, Journal, UnusableError
+from collector.late import Document, complete, from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from collector.ledger import Baseline
     from collector.model import MemcgPath
     from collector.reconcile import FromCounters, Told
+
+_T = TypeVar("_T")
 
 FILE_NAME = "state.db"
 LOCK_NAME = "lock"
@@ -92,11 +96,7 @@ class Store:
         return applied
 
     def told(self, incident_id: str) -> Told | None:
-        try:
-            return self._journal.told(incident_id)
-        except sqlite3.Error as error:
-            _log.warning("journal unreadable: %s", error)
-            return None
+        return self._read(lambda: self._journal.told(incident_id), None)
 
     def baselines(self) -> dict[MemcgPath, Baseline] | None:
         """See Journal. The following are read once, at the start, from what has just been opened and checked."""
@@ -111,12 +111,22 @@ class Store:
     def histories(self) -> dict[MemcgPath, bytes]:
         return self._journal.histories()
 
-    def unprinted(self, limit: int = 100) -> list[tuple[str, str]]:
-        try:
-            return self._journal.unprinted(limit)
-        except sqlite3.Error as error:
-            _log.warning("journal unreadable: %s", error)
-            return []
+    def userspace_cursor(self) -> str | None:
+        return self._journal.userspace_cursor()
+
+    def pending(self) -> list[str]:
+        return self._read(self._journal.followups.pending, [])
+
+    def case(self, incident_id: str) -> Case | None:
+        return self._read(lambda: self._journal.followups.case(incident_id), None)
+
+    def unprinted(self, limit: int = 100) -> list[tuple[str, str, str | None]]:
+        return self._read(lambda: self._journal.followups.unprinted(limit), [])
+
+    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool, whole: bool) -> list[Mail]:
+        return self._read(
+            lambda: self._journal.followups.mail(sink, limit, by_event=by_event, named=named, whole=whole), []
+        )
 
     def retry(self, at: datetime) -> bool:
         """Move from memory to the disk. The counters go on as they were shown: they never jump to an older state's."""
@@ -142,6 +152,13 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _read(self, query: Callable[[], _T], otherwise: _T) -> _T:
+        try:
+            return query()
+        except sqlite3.Error as error:
+            _log.warning("journal unreadable: %s", error)
+            return otherwise
 
     def _open(self, at: datetime) -> Journal:
         """Raises OSError or sqlite3.Error when the directory cannot be used."""
@@ -211,9 +228,9 @@ class Store:
             _log.warning("old incidents could not be removed: %s", error)
 
 
-def read_documents(directory: Path) -> Iterator[str]:
+def read_documents(directory: Path) -> Iterator[Document]:
     """
-    The journal's documents, newest first, beside an agent that may be running.
+    The journal's documents as they are known now, newest first, beside an agent that may be running.
 
     Raises CollectorError when there is none, or it cannot be read.
     """
@@ -224,8 +241,8 @@ def read_documents(directory: Path) -> Iterator[str]:
         # A database in WAL mode cannot be read without writing its -shm file, except when told that nobody writes.
         in_use = path.with_name(f"{FILE_NAME}-wal").exists() or os.access(directory, os.W_OK)
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro{'' if in_use else '&immutable=1'}", uri=True)
-        for row in connection.execute(DOCUMENTS):
-            yield row[0]
+        for document, late in connection.execute(DOCUMENTS):
+            yield complete(json.loads(document), from_json(late))
         connection.close()
     except sqlite3.Error as error:
         raise CollectorError(f"{path}: {error}") from error

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # C0 and C1 controls and DEL drive terminals; line and paragraph separators break lines; bidirectional marks,
 # embeddings, overrides and isolates make text read otherwise than it is; characters without width make two names look
@@ -20,3 +25,8 @@ def printable(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def to_line(document: Mapping[str, object]) -> str:
+    """One line of ASCII without its end: nothing in it drives a terminal, whatever a process calls itself."""
+    return json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f")

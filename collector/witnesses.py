@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collector.cgroups.memory import MemoryReading
     from collector.config import Config
     from collector.intake import Intake
-    from collector.model import Counters, MemoryUse
+    from collector.model import ContainerId, Counters, MemoryUse
     from collector.processes.index import KnownProcess
     from collector.processes.watch import ProcessWatch
     from collector.sinks.metrics import Metrics
@@ -140,6 +140,12 @@ class Witnesses:
         since, until = killed_at - COLLATERAL_SECONDS, killed_at + COLLATERAL_SECONDS
         died = self.processes.died_with(victim.memcg, since=since, until=until)
         return tuple(_as_process(process) for process in died if process.pid not in killed)[:MAX_COLLATERAL]
+
+    def is_alive(self, container_id: ContainerId) -> bool | None:
+        """Whether there are processes in a container's cgroup; None: cgroups are out of reach."""
+        if self._watcher.state.health is Health.OFF:
+            return None
+        return any(container_id in path and self._tree.is_populated(path) for path in self._tree.containers())
 
     # Told by the watchers
 

@@ -94,8 +94,8 @@ class AgentProcess:
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + _PATIENCE_SECONDS
+    def until(self, condition: Callable[[], bool], *, patience: float = _PATIENCE_SECONDS) -> None:
+        give_up = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < give_up, self.log
             time.sleep(0.02)

@@ -51,6 +51,12 @@ SWAPPING = """
 [    996]  1000   996   747929    30557  1183744    31936             0 python
 """
 
+# Made up: which of them comes first depends on what a point of oom_score_adj weighs.
+LARGE_OR_ADJ = """
+[10] 0 10 9 30000 4096 0 0 a
+[11] 0 11 5 1000 4096 0 900 b
+"""
+
 
 def recomputed(oom: OomReport) -> Badness:
     found = recompute(oom)
@@ -176,6 +182,14 @@ def changed(rows: str, of: int, /, **fields: Any) -> tuple[Task, ...]:
             "the only task of 2 that oom_score_adj -1000 does not protect",
             id="all others are protected",
         ),
+        pytest.param(
+            memcg_report(pid=11, tasks="[1] 0 1 9 900 4096 0 0 init\n[11] 0 11 5 100 4096 0 0 b", limit=MIB),
+            1,
+            2,
+            True,
+            "not the largest: init (3.5 MiB) is init; b was the largest of the rest",
+            id="init is never chosen",
+        ),
     ],
 )
 def test_choice(oom: OomReport, rank: int, memory_rank: int, adj_decided: bool, sentence: str) -> None:
@@ -204,8 +218,7 @@ def test_who_would_have_died_instead() -> None:
     ],
 )
 def test_swap_of_a_memcg_is_a_range(swap_limit: int | None, rank: int | None) -> None:
-    rows = "[10] 0 10 9 30000 4096 0 0 a\n[11] 0 11 5 1000 4096 0 900 b"
-    found = recomputed(memcg_report(pid=11, tasks=rows, limit=40000 * KIB, swap_limit=swap_limit))
+    found = recomputed(memcg_report(pid=11, tasks=LARGE_OR_ADJ, limit=40000 * KIB, swap_limit=swap_limit))
     assert found.rank == rank
     if rank is None:
         assert found.adj_decided is None
@@ -225,8 +238,7 @@ def test_swap_of_a_memcg_is_a_range(swap_limit: int | None, rank: int | None) ->
     ],
 )
 def test_total_unknown(changes: dict[str, Any]) -> None:
-    rows = "[10] 0 10 9 30000 4096 0 0 a\n[11] 0 11 5 1000 4096 0 900 b"
-    found = recomputed(global_report(pid=11, tasks=rows, ram=GIB, **changes))
+    found = recomputed(global_report(pid=11, tasks=LARGE_OR_ADJ, ram=GIB, **changes))
     assert (found.rank, found.adj_point_bytes) == (None, None)
 
 
@@ -294,12 +306,6 @@ def test_victim_by_its_thread_group() -> None:
     tasks = changed(POD, 488, pid=499)
     found = recomputed(replace(memcg_report(pid=488, tasks=POD, limit=96 * MIB), tasks=tasks))
     assert (found.victim.pid, found.rank) == (499, 1)
-
-
-def test_init_is_never_chosen() -> None:
-    rows = "[1] 0 1 9 900 4096 0 0 init\n[11] 0 11 5 100 4096 0 0 b"
-    found = recomputed(memcg_report(pid=11, tasks=rows, limit=MIB))
-    assert tell_choice(found) == "not the largest: init (3.5 MiB) is init; b was the largest of the rest"
 
 
 @pytest.mark.parametrize(

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from collector.check import Row, check_machine, kernel_log_works, render
+from collector.check import check_machine, kernel_log_works, render
+from collector.check_row import Row
+from collector.config import read_config
+from tests.kube.api_server import ApiServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def rows(tmp_path: Path, *, kernel_log: str = "kmsg", environ: dict[str, str] | None = None) -> dict[str, Row]:
+def rows(tmp_path: Path, *, kernel_log: str = "kmsg", **changes: str) -> dict[str, Row]:
     boot_id = tmp_path / "proc/sys/kernel/random/boot_id"
     boot_id.parent.mkdir(parents=True, exist_ok=True)
     boot_id.write_text("74ab0d27-9555-4c6f-b9b7-2f2ea5ef371e\n")
-    found = check_machine(
-        kernel_log=kernel_log,
-        kmsg_path=tmp_path / "kmsg",
-        cgroup_root=tmp_path / "cgroup",
-        proc_root=tmp_path / "proc",
-        state_dir=tmp_path / "a/b/state",
-        environ=environ or {},
-    )
-    return {row.what: row for row in found}
+    flags: dict[str, str | None] = {
+        "kernel_log": kernel_log,
+        "kmsg_path": str(tmp_path / "kmsg"),
+        "cgroup_root": str(tmp_path / "cgroup"),
+        "proc_root": str(tmp_path / "proc"),
+        "state_dir": str(tmp_path / "a/b/state"),
+        "pod_logs": str(tmp_path / "log"),
+        **changes,
+    }
+    return {row.what: row for row in check_machine(read_config(flags, {}))}
 
 
 def test_no_kernel_log_is_the_one_failure(tmp_path: Path) -> None:
@@ -41,14 +46,7 @@ def test_no_kernel_log_is_the_one_failure(tmp_path: Path) -> None:
 
 
 def test_a_proc_that_is_not_there_is_said(tmp_path: Path) -> None:
-    row = check_machine(
-        kernel_log="auto",
-        kmsg_path=tmp_path,
-        cgroup_root=tmp_path,
-        proc_root=tmp_path / "none",
-        state_dir=tmp_path,
-        environ={},
-    )[0]
+    row = next(iter(rows(tmp_path, proc_root=str(tmp_path / "none")).values()))
     assert (row.works, row.fix) == (False, "mount the host's /proc and name it with --proc-root")
 
 
@@ -69,15 +67,38 @@ def test_cgroup_version(made: str, works: bool, reason: str, tmp_path: Path) -> 
     assert reason in row.reason
 
 
-def test_the_api_server_is_reached_or_not(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
-        assert rows(tmp_path, environ=environ)["Kubernetes API"].works
-    refused = rows(tmp_path, environ=environ)["Kubernetes API"]
-    assert not refused.works
-    assert "Connection refused" in refused.reason
+async def test_what_the_api_allows(tmp_path: Path) -> None:
+    api = ApiServer()
+    api.add_node("node-1")
+    await api.start()
+    kubeconfig = tmp_path / "kubeconfig"
+    clusters, users = [{"name": "c", "cluster": {"server": api.url}}], [{"name": "u", "user": {"token": "t"}}]
+    contexts = [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
+    config = {"clusters": clusters, "contexts": contexts, "users": users, "current-context": "c"}
+    kubeconfig.write_text(json.dumps(config))
+
+    async def look() -> dict[str, Row]:
+        return await asyncio.to_thread(rows, tmp_path, kubeconfig=str(kubeconfig), node_name="node-1")
+
+    assert [row.works for what, row in (await look()).items() if what.startswith("Kubernetes")] == [True, True]
+    api.rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
+    node = (await look())["Kubernetes API: node"]
+    assert (node.works, node.fix) == (False, "bind the ClusterRole in deploy/")
+    await api.stop()
+    pods = (await look())["Kubernetes API: pods"]
+    assert not pods.works
+    assert "Connection refused" in pods.reason
+
+
+def test_no_cluster_and_no_node_name_are_said(tmp_path: Path) -> None:
     assert "not in a pod" in rows(tmp_path)["Kubernetes API"].reason
+    assert "--node-name" in rows(tmp_path, kubeconfig="x")["Kubernetes API"].reason
+
+
+def test_names_without_the_api(tmp_path: Path) -> None:
+    assert not rows(tmp_path)["names without the API"].works
+    (tmp_path / "log/pods").mkdir(parents=True)
+    assert rows(tmp_path)["names without the API"].works
 
 
 def test_a_state_directory_that_will_be_made_and_one_that_cannot_be(tmp_path: Path) -> None:

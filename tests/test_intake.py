@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +27,9 @@ def opened(directory: Path) -> Iterator[tuple[Intake, Store]]:
     metrics = Metrics(
         version="0", sources=("kmsg",), counters=lambda: store.counters, hold_seconds=0, now=time.monotonic
     )
-    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        yield Intake(Pipeline(boot_id="b", boot_time=now), store, metrics, stdout=null), store
+        yield Intake(Pipeline(boot_id="b", boot_time=now), store, metrics, on_settled=lambda ids: None), store
     finally:
-        os.close(null)
         store.close()
 
 
@@ -51,7 +48,7 @@ async def test_a_report_of_the_backlog_that_a_batch_cuts_in_two_is_one_incident(
         await asyncio.sleep(3 * TICK_SECONDS)
         assert sum(count for (name, _), count in store.counters.items() if name == KILLS) == 1
         assert len(list(read_documents(tmp_path))) == 1
-        await intake.stop()
+        intake.stop()
 
 
 async def test_lost_records_are_counted_each_and_said_now_and_then(
@@ -63,7 +60,7 @@ async def test_lost_records_are_counted_each_and_said_now_and_then(
             intake.end_of_batch(Cursor(source="kmsg", boot_id="b", position="1"))
         assert store.counters[LOST, "kmsg"] == 21
         assert len([record for record in caplog.records if "7 records were overwritten" in record.message]) == 1
-        await intake.stop()
+        intake.stop()
 
 
 async def test_bare_lines_of_the_backlog_hold_the_cursor_back_until_they_are_told(tmp_path: Path) -> None:
@@ -77,7 +74,7 @@ async def test_bare_lines_of_the_backlog_hold_the_cursor_back_until_they_are_tol
         intake.caught_up()
         await asyncio.sleep(3)
         assert sum(count for (name, _), count in store.counters.items() if name == KILLS) == 3
-        await intake.stop()
+        intake.stop()
         position = store.position()
         assert position is not None
         assert position.position == "7"

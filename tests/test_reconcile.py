@@ -131,6 +131,39 @@ def test_a_late_line_completes_what_the_counter_told(kernel: Kernel, agent: Agen
     assert len(agent.stored.incidents) == 1
 
 
+def test_a_late_line_without_a_cgroup_takes_no_container_away(kernel: Kernel, agent: Agent) -> None:
+    late = kernel.kill(ONE, limited=ONE, bare=True)
+    (told,) = agent.settle()
+    taken = agent.line(late)
+    assert taken is not None
+    assert taken.incident.id == told.incident.id
+    assert container_of(taken.incident) == id_of(ONE)
+    assert taken.incident.verdict.cause is Cause.CONTAINER_LIMIT
+    assert taken.incident.report.victim.pid is not None
+    assert taken.unattributed is None
+
+
+def test_a_late_line_without_a_cgroup_is_not_placed_where_several_died(kernel: Kernel, agent: Agent) -> None:
+    late = kernel.kill(OTHER, limited=OTHER, bare=True)
+    kernel.kill(ONE, limited=ONE)
+    agent.settle()
+    taken = agent.line(late)
+    assert taken is not None
+    assert container_of(taken.incident) is None
+    assert len(agent.stored.incidents) == 2
+
+
+def test_a_late_line_that_names_only_the_pod_is_that_of_its_container(kernel: Kernel, agent: Agent) -> None:
+    late = kernel.kill(ONE, limited=pod(1))
+    (told,) = agent.settle()
+    taken = agent.line(replace(late, report=replace(late.report, task_memcg=None)))
+    assert taken is not None
+    assert taken.incident.id == told.incident.id
+    assert container_of(taken.incident) == id_of(ONE)
+    assert taken.incident.verdict.cause is Cause.POD_LIMIT
+    assert len(agent.stored.incidents) == 1
+
+
 def test_a_line_long_after_is_another_kill(kernel: Kernel, agent: Agent) -> None:
     kernel.kill(ONE, limited=ONE)
     agent.settle()
@@ -201,16 +234,22 @@ def test_a_group_kill_is_one_incident_whoever_tells_it(groups_counted: bool) -> 
 
 
 @pytest.mark.parametrize("groups_counted", [True, False], ids=["5.17 and later", "before 5.17"])
-def test_members_whose_lines_were_lost_are_no_incidents_of_their_own(groups_counted: bool) -> None:
+@pytest.mark.parametrize("printed", [1, 2, 5], ids=["first line", "first line twice", "three members"])
+def test_members_whose_lines_were_lost_are_processes_of_their_group_kill(groups_counted: bool, printed: int) -> None:
     kernel = Kernel(groups_counted=groups_counted)
     kernel.make(ONE, group=True)
     agent = Agent(kernel, Stored())
     incident = kernel.kill(ONE, limited=ONE, members=9)
     report = incident.report
-
-    torn = replace(incident, report=replace(report, also_killed=report.also_killed[:3], kill_lines=5))
-    agent.line(torn)
+    printed_members = report.also_killed[: max(0, printed - 2)]
+    agent.line(replace(incident, report=replace(report, also_killed=printed_members, kill_lines=printed)))
+    (taken,) = agent.settle()
+    assert taken.incident.id == incident.id
+    assert taken.incident.process_count == 10
+    assert taken.incident.report.also_killed[: len(printed_members)] == printed_members
+    assert Evidence.MEMORY_EVENTS in taken.incident.verdict.evidence
     assert agent.settle() == []
+    assert len(agent.stored.incidents) == 1
 
 
 def test_processes_that_died_with_pid_1_are_mentioned_and_not_counted(kernel: Kernel, agent: Agent) -> None:
@@ -232,7 +271,10 @@ def test_a_group_kill_whose_last_lines_are_lost_is_one(groups_counted: bool, gro
     torn = replace(whole.report, also_killed=(), kill_lines=1, group_memcg=None)
     agent.line(replace(whole, report=replace(torn, settled=False)))
     agent.line(replace(whole, report=replace(torn, group_memcg=ONE if group_line else None)))
+    (taken,) = agent.settle()
+    assert (taken.incident.id, taken.incident.process_count) == (whole.id, 4)
     assert agent.settle() == []
+    assert len(agent.stored.incidents) == 1
 
 
 def test_a_late_group_kill_stands_for_no_other(kernel: Kernel) -> None:
@@ -341,12 +383,18 @@ def test_kind_other_nodes_kills_are_foreign() -> None:
 
 
 PATHS = [container(pod_number, number) for pod_number in (1, 2) for number in (1, 2)]
+GROUPS = [container(3, number) for number in (1, 2)]
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("kill"), st.sampled_from(PATHS), st.sampled_from(["path", "bare", "index", "lost", "late"])),
+        st.tuples(
+            st.just("kill"),
+            st.sampled_from(PATHS),
+            st.sampled_from(["path", "bare", "index", "lost", "late", "late bare"]),
+        ),
         st.tuples(st.just("group"), st.sampled_from(PATHS), st.sampled_from(["path", "lost"])),
-        st.tuples(st.just("remove"), st.sampled_from([*PATHS, pod(1), pod(2)]), st.just("")),
+        st.tuples(st.just("torn"), st.sampled_from(GROUPS), st.sampled_from(["1", "2", "3", "4", "5"])),
+        st.tuples(st.just("remove"), st.sampled_from([*PATHS, pod(1), pod(2), pod(3)]), st.just("")),
         st.tuples(st.just("restart"), st.just(PATHS[0]), st.just("")),
         st.tuples(st.just("crash"), st.sampled_from(PATHS), st.sampled_from(["path", "lost"])),
         st.tuples(st.just("look"), st.just(PATHS[0]), st.just("")),
@@ -364,12 +412,15 @@ class Story:
         self.kernel.make(KUBEPODS)
         self.agent = Agent(self.kernel, Stored())
         self.kills = 0
+        self.processes = 0
         self.of_lines: dict[str, MemcgPath] = {}
         self.late: list[Incident] = []
 
     def happens(self, step: str, path: MemcgPath, how: str) -> None:
         if step in ("kill", "group", "crash"):
             self._kill(step, path, how)
+        elif step == "torn":
+            self._group_kill_with_lines_lost(path, printed=int(how))
         elif step == "remove":
             self.kernel.remove(path)
         elif step == "restart":
@@ -394,20 +445,31 @@ class Story:
             if how != "path":
                 self.agent.look()
         members = 3 if step == "group" else 0
-        incident = self.kernel.kill(path, limited=path, members=members, bare=how in ("bare", "index"))
+        incident = self.kernel.kill(path, limited=path, members=members, bare=how in ("bare", "index", "late bare"))
         self.kills += 1
+        self.processes += 1 + members
         if step == "crash":
             self._restart()  # between the kill and the commit: the line is read again, or lost
         if how in ("path", "bare"):
             self.agent.line(incident)
         elif how == "index":
             self.agent.line(incident, sighting=Sighting(method=AttributionMethod.PROCESS_INDEX, memcg=path))
-        elif how == "late":
+        elif how in ("late", "late bare"):
             self.late.append(incident)
         if how in ("path", "index"):
             self.of_lines[incident.id] = path
-        if how in ("bare", "lost", "late"):
+        if how in ("bare", "lost", "late", "late bare"):
             self.agent.settle()
+
+    def _group_kill_with_lines_lost(self, path: MemcgPath, *, printed: int) -> None:
+        self.kernel.make(path, group=True)
+        self.agent.look()
+        incident = self.kernel.kill(path, limited=path, members=3)
+        self.kills += 1
+        self.processes += 4
+        members = incident.report.also_killed[: max(0, printed - 2)]
+        self.agent.line(replace(incident, report=replace(incident.report, also_killed=members, kill_lines=printed)))
+        self.agent.settle()
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -420,6 +482,7 @@ def test_every_kill_is_told_once_whatever_happens(steps: list[tuple[str, MemcgPa
     stored = story.agent.stored
     assert story.agent.settle() == []
     assert len(stored.incidents) == story.kills
+    assert sum(incident.process_count for incident in stored.incidents.values()) == story.processes
     for line_id, path in story.of_lines.items():
         told = stored.told(line_id)
         assert told is not None

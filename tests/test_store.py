@@ -17,9 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from collector.batch import DELIVERIES, KILLS, LOST, PROCESSES, UNATTRIBUTED, Batch, Entry, Position, Retention
+from collector.batch import (
+    DELIVERIES,
+    EVICTIONS,
+    KILLS,
+    LOST,
+    PROCESSES,
+    UNATTRIBUTED,
+    Batch,
+    Entry,
+    Later,
+    Mail,
+    Position,
+    Retention,
+)
 from collector.errors import CollectorError
-from collector.journal import SCHEMA_VERSION
+from collector.journal_schema import SCHEMA_VERSION, VERSIONS
 from collector.ledger import Baseline
 from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Verdict
 from collector.reconcile import FromCounters, Told
@@ -48,6 +61,20 @@ def entry(identity: str, *, counts: bool = True, live: bool = True, document: st
 
 def batch(*entries: Entry, at: datetime = AT, **changes: Any) -> Batch:
     return Batch(at=at, entries=entries, **changes)
+
+
+def release(*identities: str, sinks: tuple[str, ...] = (), **changes: Any) -> Batch:
+    known: dict[str, Any] = {"late": "{}", "named": False, "event_key": None, "closed": True, **changes}
+    return batch(later=[Later(id=identity, release=sinks, **known) for identity in identities])
+
+
+def untold(store: Store) -> list[tuple[str, str]]:
+    """All that was released and that stdout was not told."""
+    return [(identity, document) for identity, document, _ in store.unprinted(1000)]
+
+
+def mail_of(store: Store, sink: str, *, by_event: bool = False, named: bool = False) -> list[Mail]:
+    return store.mail(sink, 100, by_event=by_event, named=named, whole=True)
 
 
 @contextmanager
@@ -105,8 +132,8 @@ def test_what_was_old_at_the_first_start_is_journalled_only(tmp_path: Path) -> N
         # Read again by another source, which does not know that it was old.
         store.apply(batch(entry("old", members=5, evidence=3)))
         assert store.counters == {}
-        assert store.unprinted() == []
-    assert list(read_documents(tmp_path)) == ["{}"]
+        assert untold(store) == []
+    assert list(read_documents(tmp_path)) == [{}]
 
 
 def test_kills_of_the_downtime_stand_apart(tmp_path: Path) -> None:
@@ -155,9 +182,10 @@ def test_a_line_that_comes_late_completes_the_incident_of_the_counters(tmp_path:
     line = Entry(incident=kill("c", evidence=3), document='{"by":"line"}', kills=1, line_id="of the line")
     with opened(tmp_path) as store:
         store.apply(batch(first, printed=["c"], baselines=[]))
+        store.apply(release("c"))
         store.apply(batch(line))
         assert store.counters[NODE_KILL] == 1
-        assert store.unprinted() == [("c", '{"by":"line"}')]
+        assert untold(store) == [("c", '{"by":"line"}')]
         assert store.from_counters() == []
     with opened(tmp_path) as store:
         assert store.told("of the line") == store.told("c") == Told(id="c", kills=1)
@@ -181,59 +209,67 @@ def test_what_counters_told_goes_to_memory_and_back_with_the_rest(tmp_path: Path
         assert (store.baselines(), store.told("of d")) == ({POD: moved}, before[3])
 
 
-def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
-    with opened(tmp_path) as store:
-        store.apply(batch(entry("a")))
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_file_of_a_former_version_is_brought_up(version: int, tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / FILE_NAME)
-    for table in ("aliases", "cgroups", "from_counters", "histories"):
-        db.execute(f"DROP TABLE {table}")
-    db.execute("ALTER TABLE incidents DROP COLUMN kills")
-    db.execute("PRAGMA user_version = 1")
+    for statements in VERSIONS[:version]:
+        db.executescript(statements)
+    db.execute("INSERT INTO meta VALUES ('first_start', ?), ('read_all', '1')", (AT.isoformat(),))
+    columns = "id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document"
+    db.execute(f"INSERT INTO incidents ({columns}) VALUES ('a', ?, 0, 'node', 1, 1, 1, 0, '{{}}')", (BOOT,))
+    db.execute("INSERT INTO counters VALUES ('kills', 'node', 1)")
+    db.execute(f"PRAGMA user_version = {version}")
+    db.commit()
     db.close()
     with opened(tmp_path) as store:
         assert store.persistent
         assert store.told("a") == Told(id="a", kills=1)
         assert store.counters[NODE_KILL] == 1
         assert store.baselines() is None
+        assert untold(store) == [("a", "{}")]
+        assert store.pending() == []
 
 
 def test_only_settled_incidents_are_printed_and_each_until_it_is_out(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.apply(batch(entry("a", settled=False), entry("b", document='{"b":1}')))
-        assert store.unprinted() == [("b", '{"b":1}')]
+        assert untold(store) == []
+        store.apply(release("a", "b"))
+        assert untold(store) == [("b", '{"b":1}')]
     with opened(tmp_path) as store:
-        assert store.unprinted() == [("b", '{"b":1}')]
+        assert untold(store) == [("b", '{"b":1}')]
         store.apply(batch(printed=["b"], added={(DELIVERIES, "stdout delivered"): 1}))
     with opened(tmp_path) as store:
-        assert store.unprinted() == []
+        assert untold(store) == []
 
 
 def test_a_poorer_reading_does_not_replace_the_document_and_a_richer_one_is_told_again(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
-        store.apply(batch(entry("a", document="whole"), printed=["a"]))
-        store.apply(batch(entry("a", evidence=1, document="tail only")))
-        assert list(read_documents(tmp_path)) == ["whole"]
-        assert store.unprinted() == []
-        store.apply(batch(entry("a", evidence=3, document="and its kill line")))
-        assert store.unprinted() == [("a", "and its kill line")]
+        store.apply(batch(entry("a", document='{"it":"whole"}'), printed=["a"]))
+        store.apply(release("a"))
+        store.apply(batch(entry("a", evidence=1, document='{"it":"tail only"}')))
+        assert list(read_documents(tmp_path)) == [{"it": "whole"}]
+        assert untold(store) == []
+        store.apply(batch(entry("a", evidence=3, document='{"it":"and its kill line"}')))
+        assert untold(store) == [("a", '{"it":"and its kill line"}')]
 
 
 def test_a_report_that_a_crash_cut_is_told_once_nothing_more_can_come(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.apply(batch(entry("cut", settled=False, document='{"cut":1}')))
+        store.apply(release("cut"))
     with opened(tmp_path, at=AT + timedelta(minutes=1)) as store:
         store.apply(batch(entry("new", settled=False), at=AT + timedelta(minutes=1)))
-        assert store.unprinted() == []
+        assert untold(store) == []
         store.apply(batch(read_all=True))
-        assert store.unprinted() == [("cut", '{"cut":1}')]
+        assert untold(store) == [("cut", '{"cut":1}')]
 
 
 def test_retention_keeps_the_ids_of_this_boot(tmp_path: Path) -> None:
     with opened(tmp_path, boot_id="former boot") as store:
         store.apply(batch(*[entry(f"former {n}", boot_id="former boot") for n in range(5)]))
         store.apply(batch(*[entry(f"this {n}") for n in range(5)]))
-        ids = [identity for identity, _ in store.unprinted()]
-        store.apply(batch(printed=ids))
+        store.apply(batch(printed=[f"{boot} {n}" for boot in ("former", "this") for n in range(5)]))
     with opened(tmp_path, count=2) as store:
         assert len(list(read_documents(tmp_path))) == 2
         again = store.apply(batch(*[entry(f"this {n}") for n in range(5)]))
@@ -246,10 +282,96 @@ def test_retention_keeps_the_ids_of_this_boot(tmp_path: Path) -> None:
 def test_retention_by_age_leaves_what_nobody_was_told_of(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.apply(batch(entry("told", boot_id="former"), entry("untold", boot_id="former")))
+        store.apply(release("told", "untold"))
         store.apply(batch(printed=["told"]))
     with opened(tmp_path, at=AT + timedelta(days=31)) as store:
-        assert [identity for identity, _ in store.unprinted()] == ["untold"]
+        assert [identity for identity, _ in untold(store)] == ["untold"]
         assert len(list(read_documents(tmp_path))) == 1
+
+
+# What follows a kill
+
+
+def test_what_is_released_waits_in_the_outbox_of_each_sink_and_leaves_it_once(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a"), entry("b")))
+        assert store.pending() == ["a", "b"]
+        store.apply(release("a", sinks=("webhook", "pod_event"), closed=False))
+        store.apply(release("a", sinks=("webhook",)))  # told again of what was released: nothing new
+        assert [mail.ids for mail in mail_of(store, "webhook")] == [("a",)]
+        store.apply(batch(delivered=[("webhook", "a")]))
+        assert store.pending() == ["b"]
+    with opened(tmp_path) as store:
+        assert mail_of(store, "webhook") == []
+        assert [mail.ids for mail in mail_of(store, "pod_event")] == [("a",)]
+        store.apply(release("a", sinks=("webhook",)))
+        assert mail_of(store, "webhook") == []
+
+
+def test_kills_of_one_event_key_are_one_letter_with_all_that_were_counted(tmp_path: Path) -> None:
+    def at(minute: int) -> dict[str, Any]:
+        return {"time": AT + timedelta(minutes=minute)}
+
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a", **at(0)), entry("b", **at(1)), entry("c", **at(2)), entry("d", **at(3))))
+        store.apply(batch(entry("old", counts=False, **at(4))))
+        store.apply(release("a", "b", "d", sinks=("pod_event",), event_key="k", named=True))
+        store.apply(release("c", sinks=("pod_event",), event_key="other", named=True))
+        first, second = mail_of(store, "pod_event", by_event=True)
+        assert (first.ids, first.key, first.total) == (("a", "b", "d"), "k", 3)
+        assert (first.first_at, first.last_at) == (AT.timestamp(), (AT + timedelta(minutes=3)).timestamp())
+        assert second.ids == ("c",)
+        store.apply(batch(delivered=[("pod_event", identity) for identity in first.ids]))
+        store.apply(batch(entry("e", **at(9))))
+        store.apply(release("e", sinks=("pod_event",), event_key="k", named=True))
+        assert [(mail.ids, mail.total) for mail in mail_of(store, "pod_event", by_event=True)] == [
+            (("c",), 1),
+            (("e",), 4),
+        ]
+
+
+def test_an_event_waits_for_the_name_of_its_pod(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a")))
+        store.apply(release("a", sinks=("pod_event",), closed=False))
+        assert mail_of(store, "pod_event", named=True) == []
+        store.apply(batch(later=[Later(id="a", late="{}", named=True, event_key="k", release=None, closed=True)]))
+        assert [mail.ids for mail in mail_of(store, "pod_event", named=True)] == [("a",)]
+
+
+def test_retention_leaves_what_is_in_the_outbox(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a", boot_id="former"), printed=["a"]))
+        store.apply(release("a", sinks=("webhook",)))
+    with opened(tmp_path, at=AT + timedelta(days=31)) as store:
+        assert [mail.ids for mail in mail_of(store, "webhook")] == [("a",)]
+
+
+def test_an_eviction_is_counted_once_whoever_lists_it_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with opened(tmp_path) as store:
+            store.apply(batch(evictions=[("u", "memory"), ("u", "memory"), ("v", "pids")]))
+            assert store.counters == {(EVICTIONS, "memory"): 1, (EVICTIONS, "pids"): 1}
+
+
+def test_what_follows_goes_to_memory_and_back_with_the_rest(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.apply(batch(entry("a"), entry("b"), evictions=[("u", "memory")], userspace_cursor="s=1"))
+        store.apply(release("a", sinks=("webhook",), closed=False, late='{"fate":"gone"}'))
+        with full_disk(0):
+            store.apply(batch(entry("c")))
+            assert not store.persistent
+            assert (store.pending(), [mail.ids for mail in mail_of(store, "webhook")]) == (["a", "b", "c"], [("a",)])
+            store.apply(batch(delivered=[("webhook", "a")], evictions=[("u", "memory")]))
+            assert store.counters[EVICTIONS, "memory"] == 1
+            assert store.userspace_cursor() == "s=1"
+        assert store.retry(AT)
+    with opened(tmp_path) as store:
+        assert store.persistent
+        assert mail_of(store, "webhook") == []
+        case = store.case("a")
+        assert case is not None
+        assert case.late == '{"fate":"gone"}'
 
 
 # What a disk can do
@@ -373,7 +495,7 @@ def test_a_disk_that_fills_up_loses_and_doubles_nothing(tmp_path: Path, caplog: 
     with opened(tmp_path) as store:
         assert store.counters == {NODE_KILL: 201, (PROCESSES, "node"): 201}
         assert len(list(read_documents(tmp_path))) == 201
-        assert len(store.unprinted(1000)) == 201
+        assert len(store.pending()) == 201
 
 
 def test_two_agents_do_not_share_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -442,8 +564,8 @@ def test_what_the_log_may_not_tell_other_users_the_state_does_not_either(tmp_pat
 
 def test_the_journal_is_read_beside_a_running_agent_newest_first(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
-        store.apply(batch(entry("a", document="1"), entry("b", document="2")))
-        assert list(read_documents(tmp_path)) == ["2", "1"]
+        store.apply(batch(entry("a", document='{"n":1}'), entry("b", document='{"n":2}')))
+        assert list(read_documents(tmp_path)) == [{"n": 2}, {"n": 1}]
 
 
 def test_a_journal_that_is_not_a_database_is_said(tmp_path: Path) -> None:

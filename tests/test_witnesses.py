@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from collector import reconcile
-from collector.batch import FOREIGN, KILLS, Retention
+from collector.batch import FOREIGN, KILLS, PROCESSES, Retention
 from collector.config import read_config
 from collector.history import Key
 from collector.intake import Intake
@@ -67,7 +66,7 @@ class Node:
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        return [json.loads(document) for document in read_documents(self._directory / "state")][::-1]
+        return list(read_documents(self._directory / "state"))[::-1]
 
     @property
     def kills(self) -> dict[str, int]:
@@ -89,8 +88,8 @@ async def running(directory: Path) -> AsyncIterator[Node]:
     flags = {"cgroup_root": str(directory / "cgroup"), "proc_connector": "off"}
     witnesses = Witnesses(read_config(flags, {}), store, metrics, boot_id=BOOT)
     boot_time = now - timedelta(seconds=time.clock_gettime(time.CLOCK_MONOTONIC))
-    null = os.open(os.devnull, os.O_WRONLY)
-    intake = Intake(Pipeline(boot_id=BOOT, boot_time=boot_time, sight=witnesses.sight), store, metrics, stdout=null)
+    pipeline = Pipeline(boot_id=BOOT, boot_time=boot_time, sight=witnesses.sight)
+    intake = Intake(pipeline, store, metrics, on_settled=lambda ids: None)
     witnesses.start(intake)
     watching = asyncio.create_task(witnesses.run())
     intake.caught_up()
@@ -100,9 +99,8 @@ async def running(directory: Path) -> AsyncIterator[Node]:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         witnesses.stop()
-        await intake.stop()
+        intake.stop()
         store.close()
-        os.close(null)
 
 
 def make(root: Path, number: int, *, limit: int | None = None) -> MemcgPath:
@@ -192,6 +190,33 @@ async def test_a_storm_of_bare_lines_of_one_container(
         assert node.kills == {"container_limit": 40}
         assert {known["victim"]["pid"] for known in node.documents} == set(range(100, 140))
         assert {known["container"]["id"] for known in node.documents} == {tree_maker.CONTAINER_ID % 1}
+
+
+async def test_a_late_report_that_names_the_pod_leaves_the_container_in_the_document(
+    tmp_path: Path, root: Path
+) -> None:
+    path = make(root, 1)
+    async with running(tmp_path) as node:
+        bump(root, path, oom=1, oom_kill=1)
+        await node.until(lambda: bool(node.kills))
+        before = node.documents[0]
+        report = lines.report(pid=321, memcg=path.rpartition("/")[0])
+        node.log(*(line for line in report if not line.startswith("oom-kill:")))
+        await node.until(lambda: node.documents[0]["victim"]["pid"] == 321)
+        assert node.documents[0]["container"]["id"] == before["container"]["id"]
+        assert len(node.documents) == 1
+
+
+async def test_members_whose_lines_were_lost_are_processes_of_their_group_kill(tmp_path: Path, root: Path) -> None:
+    path = make(root, 1)
+    tree_maker.write(root / path[1:] / "memory.oom.group", "1\n")
+    async with running(tmp_path) as node:
+        bump(root, path, oom=1, oom_kill=4, oom_group_kill=1)
+        node.log(lines.summary(oom_memcg=path, task_memcg=path), lines.kill(pid=257), lines.group(path))
+        await node.until(lambda: node.store.counters.get((PROCESSES, "container_limit")) == 3)
+        assert [process["pid"] for process in node.documents[0]["also_killed"]] == [None, None]
+        assert node.kills == {"container_limit": 1}
+        assert len(node.documents) == 1
 
 
 async def test_a_group_kill_is_counted_off_with_its_first_victim_twice(tmp_path: Path, root: Path) -> None:

@@ -277,6 +277,14 @@ class CgroupTree:
         same = [cgroup, *(cgroup.children.values() if cgroup.level is Level.CONTAINER else ())]
         return min((limit for each in same if (limit := _limit(each)) is not None), default=None)
 
+    def is_populated(self, path: MemcgPath) -> bool:
+        """Whether there are processes in this cgroup or below."""
+        cgroup = self._counted.get(path)
+        try:
+            return cgroup is not None and b"populated 1" in read_file(f"{cgroup.directory}/cgroup.events")
+        except OSError:  # removed
+            return False
+
     def close(self) -> None:
         """Let go of all files and watches, and tell nobody."""
         self.on_gone = _ignore

@@ -10,7 +10,10 @@ from aiohttp import web
 from collector.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from collector.sinks.metrics import Metrics
+    from collector.sinks.web_guard import WebGuard
 
 _INDEX = """oom-collector {version}
 /metrics  Prometheus and OpenMetrics
@@ -21,27 +24,45 @@ _INDEX = """oom-collector {version}
 
 class Server:
     """
-    not_ready: why no source delivers; None: one does.
+    not_ready: why no source delivers; None: one does. web_config: see web_config.py; None: plain HTTP, for everybody.
 
-    Raises ConfigError from start() when the address cannot be bound.
+    Raises ConfigError when the web config cannot be used, and from start() when the address cannot be bound.
     """
 
-    def __init__(self, metrics: Metrics, *, version: str, not_ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        version: str,
+        not_ready: Callable[[], str | None],
+        web_config: Path | None = None,
+    ) -> None:
         self._metrics = metrics
         self._version = version
         self._not_ready = not_ready
         app = web.Application()
+        self._guard = None if web_config is None else _guard(web_config, app)
         app.router.add_get("/", self._index)
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
+    @property
+    def scheme(self) -> str:
+        return "https" if self._guard and self._guard.tls else "http"
+
+    @property
+    def web_config_failure(self) -> str | None:
+        """Why the newest web config is not in force; None: it is, or there is none."""
+        return self._guard.failure if self._guard else None
+
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """The address that is served; it differs from the given one where that has port 0."""
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port, reuse_address=True)
+            tls = self._guard.tls if self._guard else None
+            site = web.TCPSite(self._runner, host, port, reuse_address=True, ssl_context=tls)
             await site.start()
         except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
@@ -71,3 +92,12 @@ class Server:
         if reason is None:
             return web.Response(text="ok\n")
         return web.Response(status=503, text=f"{reason}\n")
+
+
+def _guard(web_config: Path, app: web.Application) -> WebGuard:
+    # YAML and bcrypt: a plain agent does without.
+    from collector.sinks.web_guard import WebGuard
+
+    guard = WebGuard(web_config)
+    guard.install(app)
+    return guard

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 # What a pipe takes without blocking whenever it polls writable (pipe(7)).
 _CHUNK = 4096
 
 _log = logging.getLogger(__name__)
-
-
-def to_line(document: Mapping[str, object]) -> str:
-    """One line of ASCII without its end: nothing in it drives a terminal, whatever a process calls itself."""
-    return json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 class JsonLog:

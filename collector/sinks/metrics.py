@@ -14,7 +14,9 @@ from prometheus_client.registry import Collector
 
 from collector import batch
 from collector.model import Cause
+from collector.pods.eviction import Resource
 from collector.reconcile import UNATTRIBUTED_REASONS
+from collector.sinks.delivery import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from collector.batch import CounterKey
 
+SYSTEMD_OOMD = "systemd_oomd"
 STDOUT = "stdout"
 DELIVERED = "delivered"
 FAILED = "failed"
@@ -35,7 +38,8 @@ class Metrics:
     Renders /metrics.
 
     Every scrape reads the counters as of the last commit, so that two scrapers agree and a burst is never half seen.
-    counters: returns them. sources: the kernel logs that may be read. now: seconds of a steady clock.
+    counters: returns them. sources: the kernel logs that may be read. sinks: the remote ones. now: seconds of a steady
+    clock.
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class Metrics:
         *,
         version: str,
         sources: Sequence[str],
+        sinks: Sequence[str] = (),
         counters: Callable[[], Mapping[CounterKey, int]],
         hold_seconds: float,
         now: Callable[[], float],
     ) -> None:
         self._version = version
         self._sources = tuple(sources)
+        self._sinks = tuple(sinks)
         self._counters = counters
         self._now = now
         self._hold_until = now() + hold_seconds
@@ -59,6 +65,7 @@ class Metrics:
         self.witness_up: dict[str, bool] = {}
         """What tells more than the kernel log does: cgroup, process_index, proc_connector."""
         self.state_persistent = True
+        self.web_config_failure: Callable[[], str | None] = lambda: None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Families(self))
 
@@ -152,11 +159,35 @@ class Metrics:
             "Process events, or spans of them, that were left unread in a storm of forks to save CPU.",
             shown(batch.PROCESS_EVENTS_SHED, ""),
         )
+        if "pods" in self.witness_up:
+            yield _counter(
+                "oom_evictions",
+                "Pods of this node that the kubelet evicted, by the resource that it was short of: no OOM kills.",
+                "resource",
+                {str(resource): shown(batch.EVICTIONS, str(resource)) for resource in Resource},
+            )
+            yield _plain_counter(
+                "oom_collector_malformed_pods",
+                "Pod objects of the API that could not be read.",
+                shown(batch.MALFORMED_PODS, ""),
+            )
+        if SYSTEMD_OOMD in self.witness_up:
+            yield _counter(
+                "oom_userspace_kills",
+                "Kills by systemd-oomd, from the journal: each of a whole cgroup. No OOM kills of the kernel.",
+                "killer",
+                {"systemd-oomd": shown(batch.USERSPACE_KILLS, "systemd-oomd")},
+            )
         deliveries = CounterMetricFamily(
             "oom_collector_sink_deliveries", "Incidents handed to a sink.", labels=("sink", "outcome")
         )
-        for outcome in (DELIVERED, FAILED):
-            deliveries.add_metric((STDOUT, outcome), shown(batch.DELIVERIES, f"{STDOUT} {outcome}"))
+        outcomes = [
+            (STDOUT, DELIVERED),
+            (STDOUT, FAILED),
+            *((sink, str(end)) for sink in self._sinks for end in Outcome),
+        ]
+        for sink, outcome in outcomes:
+            deliveries.add_metric((sink, outcome), shown(batch.DELIVERIES, f"{sink} {outcome}"))
         yield deliveries
         yield HistogramMetricFamily(
             "oom_collector_kill_to_metric_seconds",
@@ -168,6 +199,11 @@ class Metrics:
             "oom_collector_state_persistent",
             "1: incidents and counters are on disk; 0: in memory, a restart forgets them.",
             value=float(self.state_persistent),
+        )
+        yield GaugeMetricFamily(
+            "oom_collector_web_config_valid",
+            "1: the web config file is in force, or none is given; 0: its last change cannot be used.",
+            value=float(self.web_config_failure() is None),
         )
         yield InfoMetricFamily("oom_collector_build", "The version of the agent.", value={"version": self._version})
 

@@ -78,7 +78,7 @@ class _Journal:
         """Raises SourceError when systemd-python, the journal or its kernel records of this boot are missing."""
         self._boot_id = boot_id
         self._position: str | None = None
-        self._systemd = _import_systemd()
+        self._systemd = import_systemd()
         try:
             # Dates and UUIDs of fields that nobody reads would cost more than the reading.
             converters = dict.fromkeys([*self._systemd.DEFAULT_CONVERTERS, "MESSAGE"], _as_stored)
@@ -199,7 +199,7 @@ def _missed(text: bytes) -> int:
     return numbers[0] if numbers else 1
 
 
-def _import_systemd() -> Any:
+def import_systemd() -> Any:
     try:
         return importlib.import_module("systemd.journal")
     except ImportError as error:

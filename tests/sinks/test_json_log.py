@@ -8,7 +8,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from collector.sinks.json_log import JsonLog, to_line
+from collector.sinks.json_log import JsonLog
+from collector.text import to_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from collector.batch import DELIVERIES, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED
+from collector.batch import DELIVERIES, EVICTIONS, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED, USERSPACE_KILLS
 from collector.sinks.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ COUNTERS: dict[CounterKey, int] = {
     (LOST, "kmsg"): 2665,
     (FORGED, ""): 2,
     (DELIVERIES, "stdout delivered"): 4,
+    (DELIVERIES, "pod_event refused"): 1,
+    (EVICTIONS, "memory"): 2,
+    (USERSPACE_KILLS, "systemd-oomd"): 3,
 }
 
 
@@ -45,6 +48,7 @@ def metrics(
     return Metrics(
         version="1.2.3",
         sources=("kmsg", "syslog", "journald"),
+        sinks=("pod_event",),
         counters=lambda: counters,
         hold_seconds=hold,
         now=clock or Clock(),
@@ -62,7 +66,13 @@ def text(shown: Metrics, accept: str = "") -> str:
 def test_the_whole_exposition(name: str, accept: str) -> None:
     shown = metrics(COUNTERS)
     shown.source_up = {"kmsg": True}
-    shown.witness_up = {"cgroup": True, "process_index": True, "proc_connector": False}
+    shown.witness_up = {
+        "cgroup": True,
+        "process_index": True,
+        "proc_connector": False,
+        "pods": True,
+        "systemd_oomd": True,
+    }
     shown.observe_kill(0.0007)
     shown.observe_kill(0.004)
     shown.observe_kill(2.04)

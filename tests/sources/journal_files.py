@@ -46,6 +46,34 @@ FIRST = (
 )
 SECOND = (entry("e1000: eth0 link down", at=5_000_000), entry(KILL % 201, at=6_000_000))
 
+# As systemd words it: before it had prekill hooks, and since.
+OOMD_PRESSURE = (
+    "Killed %s due to memory pressure for /kubepods.slice being 65.15%% > 50.00%% for > 20s with reclaim activity"
+)
+OOMD_SWAP = "Killed %s due to memory used (15449980928) / total (16437264384) and swap used (14) / total (16) being more than 90.00%%"
+OOMD_MARKED = (
+    "Marked %s for killing due to memory pressure for / being 83.52%% > 80.00%% for > 20s with reclaim activity"
+)
+
+
+def oomd_entry(text: str, *, at: int, unit: str = "systemd-oomd.service", boot_id: str = BOOT_ID) -> bytes:
+    """As its own log call makes it. Who is not in that unit may set all the rest."""
+    named = {"_TRANSPORT": "journal", "SYSLOG_FACILITY": "3", "PRIORITY": "5", "SYSLOG_IDENTIFIER": "systemd-oomd"}
+    return entry(text, at=at, boot_id=boot_id, _SYSTEMD_UNIT=unit, **named)
+
+
+OOMD = (
+    oomd_entry(OOMD_PRESSURE % "/before", at=900_000_000, boot_id=OTHER_BOOT_ID),
+    oomd_entry("Considered 21 cgroups for killing, top candidates were:", at=1_000_000),
+    oomd_entry(OOMD_PRESSURE % "/kubepods.slice/a b.scope", at=1_000_010),
+    oomd_entry(OOMD_PRESSURE % "/forged", at=1_500_000, unit="cri-containerd-0.scope"),
+    oomd_entry(OOMD_SWAP % "/system.slice/a.service", at=2_000_000),
+)
+OOMD_LATER = (
+    entry(KILL % 401, at=2_500_000),
+    oomd_entry(OOMD_MARKED % "/system.slice/b.service", at=3_000_000),
+)
+
 
 def find_journal_remote() -> str | None:
     return shutil.which("systemd-journal-remote", path=f"{os.environ['PATH']}:/lib/systemd:/usr/lib/systemd")
@@ -73,7 +101,7 @@ def unpack(name: str, directory: Path) -> None:
 def main() -> None:
     JOURNALS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        for name, entries in (("first", FIRST), ("second", SECOND)):
+        for name, entries in (("first", FIRST), ("second", SECOND), ("oomd", OOMD), ("oomd_later", OOMD_LATER)):
             path = Path(directory, f"{name}.journal")
             append(path, *entries)
             (JOURNALS / f"{name}.journal.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))

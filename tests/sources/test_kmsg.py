@@ -105,7 +105,7 @@ async def test_all_records_are_wanted_inside_a_report_even_when_it_opens_within_
     header, run, kill = sink.records
     assert (header.sequence, kill.sequence) == (2, 6)
     assert isinstance(run, KmsgRun)
-    assert [run.record(index).sequence for index in range(len(run.texts))] == [3, 4]
+    assert [run.moment_of(index).sequence for index in range(len(run.texts))] == [3, 4]
 
 
 async def test_a_report_that_is_open_before_the_batch_wants_all(pipe: PacketPipe) -> None:

@@ -1,0 +1,107 @@
+"""
+What follows a kill, as the journal keeps it: late knowledge, what stdout and remote sinks are still to be told.
+
+The queries of journal.Journal for it; raises sqlite3.Error as they do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from collector.batch import EVICTIONS, Batch, Case, CounterKey, Later, Mail
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+_SLIM = "json_remove(document, '$.tasks', '$.memory.stat')"
+
+
+class FollowUps:
+    """Writes belong to the transaction of the journal that calls."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def keep(self, later: Later) -> None:
+        self._db.execute(
+            "UPDATE incidents SET late = ?, named = ?, event_key = coalesce(?, event_key), pending = ? WHERE id = ?",
+            (later.late, later.named, later.event_key, not later.closed, later.id),
+        )
+        if later.release is None:
+            return
+        told = self._db.execute("UPDATE incidents SET released = 1 WHERE id = ? AND released = 0", (later.id,))
+        if told.rowcount:
+            rows = [(sink, later.id) for sink in later.release]
+            self._db.executemany("INSERT OR IGNORE INTO outbox VALUES (?, ?)", rows)
+
+    def count_evictions(self, batch: Batch) -> Counter[CounterKey]:
+        new: Counter[CounterKey] = Counter()
+        for pod_uid, resource in batch.evictions:
+            row = (pod_uid, batch.at.timestamp())
+            new[EVICTIONS, resource] += self._db.execute("INSERT OR IGNORE INTO evictions VALUES (?, ?)", row).rowcount
+        return +new
+
+    def forget_sent(self, other: FollowUps) -> None:
+        """Take out of another's outbox what has left this one."""
+        kept = set(self._db.execute("SELECT sink, id FROM outbox"))
+        known = {row[0] for row in self._db.execute("SELECT id FROM incidents")}
+        sent = [row for row in other._db.execute("SELECT sink, id FROM outbox") if row[1] in known and row not in kept]
+        other._db.executemany("DELETE FROM outbox WHERE sink = ? AND id = ?", sent)
+
+    def pending(self) -> list[str]:
+        """Ids of settled incidents that names or fate may still come for, oldest first."""
+        return [
+            row[0]
+            for row in self._db.execute(
+                "SELECT id FROM incidents WHERE pending = 1 AND settled = 1 AND document IS NOT NULL ORDER BY seq"
+            )
+        ]
+
+    def case(self, incident_id: str) -> Case | None:
+        """None: nothing more will come of it, or it is not settled yet."""
+        row = self._db.execute(
+            "SELECT id, document, late, released, killed_at FROM incidents"
+            " WHERE id = ? AND pending = 1 AND settled = 1 AND document IS NOT NULL",
+            (incident_id,),
+        ).fetchone()
+        return None if row is None else Case(*row)
+
+    def unprinted(self, limit: int) -> list[tuple[str, str, str | None]]:
+        """Id, document and late of incidents that may be told and that stdout has not, oldest first."""
+        return self._db.execute(
+            "SELECT id, document, late FROM incidents WHERE printed = 0 AND settled = 1 AND released = 1"
+            " AND document IS NOT NULL ORDER BY seq LIMIT ?",
+            (limit,),
+        ).fetchall()
+
+    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool, whole: bool) -> list[Mail]:
+        """
+        What a sink is to be told, oldest first, at most `limit` keys.
+
+        by_event: kills of one event key go out as one. named: only of pods whose names are known. whole: with the task
+        dump, which may be larger than all the rest a thousand times.
+        """
+        waiting: dict[str, list[str]] = {}
+        for incident_id, key in self._db.execute(
+            "SELECT id, event_key FROM outbox JOIN incidents USING (id)"
+            " WHERE sink = ? AND document IS NOT NULL AND named >= ? ORDER BY seq",
+            (sink, named),
+        ):
+            waiting.setdefault(key if by_event and key else incident_id, []).append(incident_id)
+        return [self._mail(key, ids, whole=whole) for key, ids in islice(waiting.items(), limit)]
+
+    def _mail(self, key: str, ids: list[str], *, whole: bool) -> Mail:
+        document, late, killed_at = self._db.execute(
+            f"SELECT {'document' if whole else _SLIM}, late, killed_at FROM incidents WHERE id = ?", (ids[-1],)
+        ).fetchone()
+        total, first, last = 1, killed_at, killed_at
+        if key != ids[-1]:
+            total, first, last = self._db.execute(
+                "SELECT count(*), min(killed_at), max(killed_at) FROM incidents"
+                " WHERE event_key = ? AND counted_processes IS NOT NULL",
+                (key,),
+            ).fetchone()
+        return Mail(tuple(ids), key, document, late, total, first, last)

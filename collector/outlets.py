@@ -1,0 +1,82 @@
+"""The remote sinks that are switched on: which kills concern them, and who carries these there."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from collector import __version__
+from collector.outbox import ALERTMANAGER, NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
+from collector.sinks.delivery import Delivery, Limits
+from collector.sinks.kube_event import concerns_node
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from collector.config import Config
+    from collector.kube.client import KubeClient
+    from collector.sinks.delivery import RemoteSink
+    from collector.store import Store
+
+
+class Outlets:
+    """Raises ConfigError where a setting cannot be used."""
+
+    def __init__(self, config: Config, client: KubeClient | None, store: Store) -> None:
+        self._outbox = StoreOutbox(store)
+        self._max_age = timedelta(seconds=config.event_max_age)
+        self._deliveries: dict[str, Delivery] = {}
+        self._session: aiohttp.ClientSession | None = None
+        if client is not None and config.events == "on":
+            from collector.sinks.kube_events import NodeEvents, PodEvents
+
+            limits = Limits()
+            self._add(PodEvents(client), limits)
+            self._add(NodeEvents(client), limits)
+        if config.webhook_url or config.alertmanager_url:
+            self._add_posts(config)
+
+    def _add_posts(self, config: Config) -> None:
+        from collector.sinks.alertmanager import Alertmanager
+        from collector.sinks.http_post import open_session, parse_target
+        from collector.sinks.webhook import Webhook
+
+        session = self._session = open_session(f"oom-collector/{__version__}")
+        if config.webhook_url is not None:
+            target = parse_target("--webhook-url", config.webhook_url)
+            self._add(Webhook(session, target, secret_file=config.webhook_secret_file))
+        if config.alertmanager_url is not None:
+            target = parse_target("--alertmanager-url", config.alertmanager_url)
+            self._add(Alertmanager(session, target, resolve_after=config.alertmanager_resolve_after))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._deliveries)
+
+    def concerned(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The sinks that are to be told of this kill."""
+        reasons = {
+            POD_EVENT: document["pod"] is not None,
+            NODE_EVENT: concerns_node(document),
+            WEBHOOK: True,
+            ALERTMANAGER: True,
+        }
+        return tuple(sink for sink in self._deliveries if reasons[sink])
+
+    def wake(self) -> None:
+        for delivery in self._deliveries.values():
+            delivery.wake()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, delivery in self._deliveries.items():
+                tasks.create_task(delivery.run(), name=name)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _add(self, sink: RemoteSink, limits: Limits | None = None) -> None:
+        self._deliveries[sink.name] = Delivery(sink, self._outbox, max_age=self._max_age, limits=limits)

@@ -1,0 +1,45 @@
+"""Kills by systemd-oomd, counted beside the kernel's: no OOM kills, and told in no kernel log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collector import batch
+from collector.batch import Batch
+from collector.sinks.metrics import SYSTEMD_OOMD, Metrics
+
+if TYPE_CHECKING:
+    from collector.config import Config
+    from collector.sources.oomd import UserspaceKill
+    from collector.store import Store
+
+RETRY_SECONDS = 600.0
+_PLACES = (Path("/var/log/journal"), Path("/run/log/journal"))
+
+_log = logging.getLogger(__name__)
+
+
+async def count_userspace_kills(config: Config, store: Store, metrics: Metrics, *, boot_id: str) -> None:
+    """Until cancelled; returns where there is no journal. Its library takes memory, so that is looked at first."""
+    places = _PLACES if config.journal_dir is None else (config.journal_dir,)
+    if config.userspace_kills == "off" or not any(place.is_dir() for place in places):
+        return
+    from collector.sources.oomd import follow_userspace_kills
+
+    def count(kill: UserspaceKill) -> None:
+        _log.info("%s killed all processes of %s", kill.killer, kill.memcg)
+        added = {(batch.USERSPACE_KILLS, kill.killer): 1}
+        store.apply(Batch(at=datetime.now(UTC), added=added, userspace_cursor=kill.cursor))
+
+    while True:
+        metrics.witness_up[SYSTEMD_OOMD] = True
+        reason = await follow_userspace_kills(
+            config.journal_dir, count, cursor=store.userspace_cursor(), since=store.first_start, boot_id=boot_id
+        )
+        metrics.witness_up[SYSTEMD_OOMD] = False
+        _log.warning("kills by systemd-oomd are not counted: %s", reason)
+        await asyncio.sleep(RETRY_SECONDS)

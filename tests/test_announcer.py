@@ -1,0 +1,274 @@
+"""What follows a kill: a real journal and a real pipe; names and fates come from a stand-in for the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector import announcer
+from collector.announcer import Announcer
+from collector.batch import KILLS, Batch, Entry, Retention
+from collector.document import to_document
+from collector.model import ContainerId, ContainerKind, Fate, Incident, Names, NamesFrom, PodUid
+from collector.pods.fate import Judged, Kill
+from collector.store import Store, read_documents
+from collector.text import to_line
+from tests import lines
+from tests.test_classify import judge
+
+NOW = datetime.now(UTC)
+LINKED = Names(source=NamesFrom.LOG_LINKS, namespace="shop", pod="cart-0", container="cart")
+NAMED = replace(LINKED, source=NamesFrom.API, kind=ContainerKind.APP, event_uid="u")
+
+
+class Registry:
+    """Tells what it is told to."""
+
+    def __init__(self, *, has_api: bool = True) -> None:
+        self.has_api = has_api
+        self.known: Names | None = None
+        self.judged: Judged | None = None
+        self.asked: list[Kill] = []
+
+    def names(self, pod_uid: PodUid | None, container_id: ContainerId | None) -> Names | None:
+        return self.known
+
+    def fate(self, kill: Kill) -> Judged | None:
+        self.asked.append(kill)
+        return self.judged
+
+
+class World:
+    def __init__(self, directory: Path, registry: Registry, stdout: int, reading: int, **changes: Any) -> None:
+        self.directory = directory
+        self.store = Store(directory, boot_id="b", retention=Retention(), at=NOW)
+        self.released = 0
+        self.reading = reading
+        self.announcer = Announcer(
+            self.store,
+            registry,
+            stdout=stdout,
+            outlets=lambda document: ("webhook",),
+            on_released=self._count,
+            max_age=changes.get("max_age", 3600.0),
+        )
+
+    def _count(self) -> None:
+        self.released += 1
+
+    def kill(self, *texts: str, identity: str = "a", counts: bool = True, **changes: Any) -> None:
+        incident = replace(judge(*(texts or lines.report())), id=identity, time=datetime.now(UTC), **changes)
+        self.store.apply(Batch(at=NOW, entries=[entry(incident, counts=counts)]))
+        self.announcer.look([identity])
+
+    @property
+    def printed(self) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in os.read(self.reading, 1 << 16).splitlines()]
+        except BlockingIOError:
+            return []
+
+    @property
+    def document(self) -> dict[str, Any]:
+        (document,) = read_documents(self.directory)
+        return document
+
+    @property
+    def mailed(self) -> list[tuple[str, ...]]:
+        return [mail.ids for mail in self.store.mail("webhook", 9, by_event=False, named=False, whole=True)]
+
+
+def entry(incident: Incident, *, counts: bool = True) -> Entry:
+    return Entry(incident=incident, document=to_line(to_document(incident)), counts=counts)
+
+
+@contextmanager
+def world(directory: Path, registry: Registry, **changes: Any) -> Iterator[World]:
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    made = World(directory, registry, writing, reading, **changes)
+    try:
+        yield made
+    finally:
+        made.store.close()
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    for name, seconds in {
+        "NAMES_SECONDS": 0.3,
+        "FATE_SECONDS": 0.6,
+        "TICK_SECONDS": 0.02,
+        "SLOW_TICK_SECONDS": 0.02,
+    }.items():
+        monkeypatch.setattr(announcer, name, seconds)
+    return Registry()
+
+
+async def test_names_that_are_known_go_out_with_the_kill(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.05)
+        (told,) = made.printed
+        assert (told["pod"]["name"], told["fate"], told["attribution"]["names_from"]) == ("cart-0", None, "api")
+        assert made.mailed == [("a",)]
+        assert made.released
+
+
+async def test_names_are_waited_for_but_not_for_ever_and_then_still_taken(tmp_path: Path, registry: Registry) -> None:
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.1)
+        assert (made.printed, made.mailed) == ([], [])
+        await asyncio.sleep(0.4)
+        (told,) = made.printed
+        assert told["pod"]["name"] is None
+        assert made.mailed == [("a",)]
+        registry.known, registry.judged = NAMED, Judged(fate=Fate.RESTARTED, restart_count=2)
+        await asyncio.sleep(0.1)
+        assert (made.document["pod"]["name"], made.document["container"]["name"]) == ("cart-0", "cart")
+        assert made.printed == []
+        assert made.mailed == [("a",)]
+
+
+async def test_the_log_folders_serve_until_the_api_answers(tmp_path: Path, registry: Registry) -> None:
+    registry.known = LINKED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.5)
+        (told,) = made.printed
+        assert told["attribution"]["names_from"] == "log_links"
+        registry.known = NAMED
+        await asyncio.sleep(0.1)
+        assert made.document["attribution"]["names_from"] == "api"
+        registry.known = LINKED  # the pod is gone from the API: what it said stands
+        await asyncio.sleep(0.1)
+        assert made.document["attribution"]["names_from"] == "api"
+
+
+async def test_without_an_api_nobody_waits(tmp_path: Path, registry: Registry) -> None:
+    registry.has_api = False
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.05)
+        assert len(made.printed) == 1
+
+
+async def test_a_host_process_has_no_names_and_no_fate(tmp_path: Path, registry: Registry) -> None:
+    registry.known, registry.judged = NAMED, Judged(fate=Fate.GONE)
+    with world(tmp_path, registry) as made:
+        made.kill(lines.summary(oom_memcg=None, task_memcg="/system.slice/a.service"), lines.kill())
+        await asyncio.sleep(0.05)
+        assert len(made.printed) == 1
+        assert made.store.pending() == []
+        assert made.document["fate"] is None
+        assert registry.asked == []
+
+
+async def test_the_fate_is_added_and_moves_no_counter(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.05)
+        before = dict(made.store.counters)
+        assert made.store.pending() == ["a"]
+        registry.judged = Judged(fate=Fate.SURVIVED, contradiction="x says y")
+        await asyncio.sleep(0.1)
+        assert (made.document["fate"], made.document["contradictions"]) == ("survived", ["x says y"])
+        assert made.store.pending() == []
+        kills = {key: value for key, value in made.store.counters.items() if key[0] == KILLS}
+        assert kills == {key: value for key, value in before.items() if key[0] == KILLS}
+        assert registry.asked[-1].container_name == "cart"
+        assert len(made.printed) == 1
+
+
+async def test_a_fate_that_nobody_knows_in_time_is_unknown(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.9)
+        assert made.document["fate"] == "unknown"
+
+
+async def test_the_next_process_goes_on_where_this_one_ended(tmp_path: Path, registry: Registry) -> None:
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await made.announcer.stop()
+        assert made.printed == []
+    registry.known, registry.judged = NAMED, Judged(fate=Fate.RESTARTED)
+    with world(tmp_path, registry) as made:
+        made.announcer.look()
+        await asyncio.sleep(0.1)
+        assert [told["pod"]["name"] for told in made.printed] == ["cart-0"]
+        assert made.document["fate"] == "restarted"
+    with world(tmp_path, registry) as made:
+        made.announcer.look()
+        await asyncio.sleep(0.1)
+        assert made.printed == []
+        assert made.mailed == [("a",)]
+
+
+async def test_what_was_old_at_the_first_start_is_told_nobody(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill(counts=False)
+        await asyncio.sleep(0.1)
+        assert (made.printed, made.mailed, made.store.pending()) == ([], [], [])
+
+
+async def test_an_old_kill_gets_no_names_any_more(tmp_path: Path, registry: Registry) -> None:
+    with world(tmp_path, registry, max_age=0.0) as made:
+        made.kill()
+        await asyncio.sleep(0.9)
+        assert made.store.pending() == []
+
+
+async def test_a_late_line_that_names_the_pod_is_told_again_with_its_names(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill(*lines.report()[-1:])
+        await asyncio.sleep(0.05)
+        made.kill()
+        await asyncio.sleep(0.05)
+        first, second = made.printed
+        assert (first["pod"], second["pod"]["name"]) == (None, "cart-0")
+        assert made.mailed == [("a",)]
+
+
+async def test_more_cases_than_are_kept_are_told_as_they_are(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "MAX_CASES", 2)
+    monkeypatch.setattr(announcer, "NAMES_SECONDS", 60.0)
+    with world(tmp_path, registry) as made:
+        for number in range(5):
+            made.kill(identity=str(number))
+        await asyncio.sleep(0.1)
+        assert [told["id"] for told in made.printed] == ["0", "1", "2"]
+        assert made.store.pending() == ["3", "4"]
+
+
+@pytest.mark.parametrize("document", ["{", "[]", '{"pod":{}}'])
+async def test_a_damaged_row_ends_nothing(
+    document: str, tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        bad = replace(judge(*lines.report()), id="bad", time=NOW - timedelta(seconds=1))
+        made.store.apply(Batch(at=NOW, entries=[Entry(incident=bad, document=document)]))
+        made.announcer.look(["bad"])
+        made.kill()
+        await asyncio.sleep(0.1)
+        assert "incident bad is damaged" in caplog.text
+        assert b'"id":"a"' in os.read(made.reading, 1 << 16)
