@@ -337,6 +337,23 @@ async def test_the_pause_grows_to_its_ceiling_with_full_jitter() -> None:
     assert [delivery._pause(error) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
+async def test_after_a_success_the_pause_is_short_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, outbox = Place(), MemoryOutbox()
+    place.answers = {"a": (UnavailableError("x"), 5), "b": (UnavailableError("x"), 1)}
+    outbox.put(note("a"), note("b"))
+    pauses: list[float] = []
+
+    def noted(delivery: Delivery, error: UnavailableError) -> float:
+        pauses.append(pause(delivery, error))
+        return 0.0
+
+    pause = Delivery._pause
+    monkeypatch.setattr(Delivery, "_pause", noted)
+    async with running(place, outbox):
+        await until(lambda: not outbox.waiting)
+    assert pauses == [0.001, 0.002, 0.004, 0.004, 0.004, 0.001]
+
+
 async def test_a_cut_off_request_leaves_its_letter_in_the_outbox() -> None:
     place, outbox = Place(), MemoryOutbox()
     place.hangs = True

@@ -82,7 +82,7 @@ def test_the_whole_exposition(name: str, accept: str) -> None:
     assert rendered == (GOLDEN / name).read_text()
     assert "_created" not in rendered
     parse = parse_openmetrics if "openmetrics" in name else parse_text
-    assert len(list(parse(rendered))) == 14
+    assert len(list(parse(rendered))) == 18
 
 
 def test_every_cause_is_there_from_the_first_answer() -> None:
