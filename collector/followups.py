@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 
-_SLIM = "json_remove(document, '$.tasks', '$.memory.stat')"
+_SLIM = "CASE WHEN json_valid(document) THEN json_remove(document, '$.tasks', '$.memory.stat') ELSE document END"
 
 
 class FollowUps:
@@ -77,12 +77,11 @@ class FollowUps:
             (limit,),
         ).fetchall()
 
-    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool, whole: bool) -> list[Mail]:
+    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool) -> list[Mail]:
         """
-        What a sink is to be told, oldest first, at most `limit` keys.
+        What a sink is to be told, oldest first, at most `limit` keys; documents without their longest lists.
 
-        by_event: kills of one event key go out as one. named: only of pods whose names are known. whole: with the task
-        dump, which may be larger than all the rest a thousand times.
+        by_event: kills of one event key go out as one. named: only of pods whose names are known.
         """
         waiting: dict[str, list[str]] = {}
         for incident_id, key in self._db.execute(
@@ -91,11 +90,11 @@ class FollowUps:
             (sink, named),
         ):
             waiting.setdefault(key if by_event and key else incident_id, []).append(incident_id)
-        return [self._mail(key, ids, whole=whole) for key, ids in islice(waiting.items(), limit)]
+        return [self._mail(key, ids) for key, ids in islice(waiting.items(), limit)]
 
-    def _mail(self, key: str, ids: list[str], *, whole: bool) -> Mail:
+    def _mail(self, key: str, ids: list[str]) -> Mail:
         document, late, killed_at = self._db.execute(
-            f"SELECT {'document' if whole else _SLIM}, late, killed_at FROM incidents WHERE id = ?", (ids[-1],)
+            f"SELECT {_SLIM}, late, killed_at FROM incidents WHERE id = ?", (ids[-1],)
         ).fetchone()
         total, first, last = 1, killed_at, killed_at
         if key != ids[-1]:
@@ -105,3 +104,10 @@ class FollowUps:
                 (key,),
             ).fetchone()
         return Mail(tuple(ids), key, document, late, total, first, last)
+
+    def whole(self, incident_id: str) -> tuple[str, str | None] | None:
+        """Document and late."""
+        row = self._db.execute(
+            "SELECT document, late FROM incidents WHERE id = ? AND document IS NOT NULL", (incident_id,)
+        ).fetchone()
+        return None if row is None else (row[0], row[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,21 +28,19 @@ _log = logging.getLogger(__name__)
 
 
 class _Kind(NamedTuple):
-    """What a sink needs; see FollowUps.mail(). `most`: letters at a time."""
+    """What a sink needs; see FollowUps.mail()."""
 
     by_event: bool
     named: bool
-    whole: bool
-    most: int
 
 
 _KINDS = {
-    POD_EVENT: _Kind(by_event=True, named=True, whole=False, most=1000),
-    NODE_EVENT: _Kind(by_event=True, named=False, whole=False, most=1000),
-    WEBHOOK: _Kind(by_event=False, named=False, whole=True, most=4),
-    ALERTMANAGER: _Kind(by_event=False, named=False, whole=False, most=100),
+    POD_EVENT: _Kind(by_event=True, named=True),
+    NODE_EVENT: _Kind(by_event=True, named=False),
+    WEBHOOK: _Kind(by_event=False, named=False),
+    ALERTMANAGER: _Kind(by_event=False, named=False),
 }
-SINKS = tuple(_KINDS)
+_DAMAGED = (KeyError, TypeError, ValueError)
 
 
 class StoreOutbox:
@@ -49,11 +48,19 @@ class StoreOutbox:
         self._store = store
 
     def letters(self, sink: str, limit: int) -> list[Letter]:
-        kind = _KINDS[sink]
-        mails = self._store.mail(
-            sink, min(limit, kind.most), by_event=kind.by_event, named=kind.named, whole=kind.whole
-        )
-        return [letter for mail in mails if (letter := self._letter(sink, mail)) is not None]
+        """Their documents are without the task dump, which may be larger than all the rest a thousand times."""
+        while True:
+            mails = self._store.mail(sink, limit, **_KINDS[sink]._asdict())
+            letters = [letter for mail in mails if (letter := self._letter(sink, mail)) is not None]
+            if letters or not mails:
+                return letters
+
+    def whole(self, letter: Letter) -> Letter:
+        """With the task dump. Raises KeyError, TypeError or ValueError where the row is gone or damaged."""
+        found = self._store.whole(letter.ids[-1])
+        if found is None:
+            raise KeyError(letter.ids[-1])
+        return replace(letter, document=complete(json.loads(found[0]), from_json(found[1])))
 
     def done(self, sink: str, ids: Sequence[str], outcome: str) -> None:
         self._store.apply(
@@ -76,7 +83,7 @@ class StoreOutbox:
                 last_at=datetime.fromtimestamp(mail.last_at, UTC),
                 event_uid=late.names.event_uid if late.names else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             _log.error("journal: incident %s is damaged, %s is not told: %r", mail.ids[-1], sink, error)
             self.done(sink, mail.ids, Outcome.REFUSED)
             return None

@@ -45,7 +45,8 @@ class Outlets:
         session = self._session = open_session(f"oom-collector/{__version__}")
         if config.webhook_url is not None:
             target = parse_target("--webhook-url", config.webhook_url)
-            self._add(Webhook(session, target, secret_file=config.webhook_secret_file))
+            secret_file = config.webhook_secret_file
+            self._add(Webhook(session, target, secret_file=secret_file, whole=self._outbox.whole))
         if config.alertmanager_url is not None:
             target = parse_target("--alertmanager-url", config.alertmanager_url)
             self._add(Alertmanager(session, target, resolve_after=config.alertmanager_resolve_after))

@@ -123,10 +123,11 @@ class Store:
     def unprinted(self, limit: int = 100) -> list[tuple[str, str, str | None]]:
         return self._read(lambda: self._journal.followups.unprinted(limit), [])
 
-    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool, whole: bool) -> list[Mail]:
-        return self._read(
-            lambda: self._journal.followups.mail(sink, limit, by_event=by_event, named=named, whole=whole), []
-        )
+    def mail(self, sink: str, limit: int, *, by_event: bool, named: bool) -> list[Mail]:
+        return self._read(lambda: self._journal.followups.mail(sink, limit, by_event=by_event, named=named), [])
+
+    def whole(self, incident_id: str) -> tuple[str, str | None] | None:
+        return self._read(lambda: self._journal.followups.whole(incident_id), None)
 
     def retry(self, at: datetime) -> bool:
         """Move from memory to the disk. The counters go on as they were shown: they never jump to an older state's."""

@@ -84,7 +84,7 @@ class World:
 
     @property
     def mailed(self) -> list[tuple[str, ...]]:
-        return [mail.ids for mail in self.store.mail("webhook", 9, by_event=False, named=False, whole=True)]
+        return [mail.ids for mail in self.store.mail("webhook", 9, by_event=False, named=False)]
 
 
 def entry(incident: Incident, *, counts: bool = True) -> Entry:

@@ -74,7 +74,7 @@ def untold(store: Store) -> list[tuple[str, str]]:
 
 
 def mail_of(store: Store, sink: str, *, by_event: bool = False, named: bool = False) -> list[Mail]:
-    return store.mail(sink, 100, by_event=by_event, named=named, whole=True)
+    return store.mail(sink, 100, by_event=by_event, named=named)
 
 
 @contextmanager

@@ -145,14 +145,14 @@ async def _created(client: Client, path: str, letter: Letter, event: Event) -> N
         await _asked(client.post(path, event))
     except ApiError as error:
         # Sent before, by an earlier life of the agent or by a second one: the name says that it is the same.
-        if error.status != 409 or error.reason != "AlreadyExists":
+        if error.status != 409:
             raise
         if letter.count > 1:
             raise UnavailableError("the Event appeared between a PATCH and a POST: its count comes next") from error
 
 
 async def _asked(request: Coroutine[None, None, dict[str, object]]) -> dict[str, object]:
-    """Raises ApiError where the answer is final, else UnavailableError."""
+    """Raises ApiError where the answer is final, 409 AlreadyExists included, else UnavailableError."""
     try:
         return await request
     except (ApiUnreachable, AccessError) as error:

@@ -37,7 +37,10 @@ TYPE = "oom-collector.kill.v1"
 
 
 class Webhook:
-    """secret_file: read for each request, which costs nothing beside it, so that a new secret needs no restart."""
+    """
+    secret_file: read for each request, which costs nothing beside it, so that a new secret needs no restart. whole: the
+    same letter with all that its document has.
+    """
 
     name = WEBHOOK
 
@@ -47,18 +50,20 @@ class Webhook:
         target: URL,
         *,
         secret_file: Path | None = None,
+        whole: Callable[[Letter], Letter] = lambda letter: letter,
         time_now: Callable[[], float] = time.time,
     ) -> None:
         self._session = session
         self._target = target
         self._secret_file = secret_file
+        self._whole = whole
         self._time_now = time_now
 
     def object_of(self, letter: Letter) -> str:
         return letter.key
 
     async def send(self, letter: Letter) -> None:
-        body = json.dumps(cloud_event(letter), separators=(",", ":")).encode("ascii")
+        body = json.dumps(cloud_event(self._whole(letter)), separators=(",", ":")).encode("ascii")
         headers = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
         if self._secret_file is not None:
             headers |= signature(_read_secret(self._secret_file), int(self._time_now()), body)
