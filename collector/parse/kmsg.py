@@ -22,7 +22,7 @@ _KERNEL_FACILITY = {f"{level},": 0 for level in range(8)}
 _CALLER = ",caller="
 _HEADER = re.compile(r"(\d{1,6}),(\d{1,20}),(\d{1,20}),([-c+])(?:,|\Z)", re.ASCII)
 # Of facility 0, no fragment, and without a caller, which would stand between the flag and the message.
-_PLAIN_RECORD = re.compile(r"^[0-7],[^-]*-;(.*)$", re.MULTILINE)
+_PLAIN_RECORD = re.compile(r"^[0-7],[^-]*-;(.*)", re.MULTILINE)
 # Records of one run come with one time.
 _RUN_USEC = 100_000
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
@@ -48,11 +48,11 @@ class KmsgRecord:
 
     @property
     def sequence(self) -> int | None:
-        return self._number(2)
+        return _number_in(self.header, 2)
 
     @property
     def monotonic_usec(self) -> int | None:
-        return self._number(3)
+        return _number_in(self.header, 3)
 
     @property
     def continuation(self) -> bool:
@@ -65,14 +65,7 @@ class KmsgRecord:
 
     @property
     def moment(self) -> Moment:
-        match = _HEADER.match(self.header)
-        if match is None:
-            return Moment(stamp=self.header)
-        return Moment(sequence=int(match[2]), monotonic_usec=int(match[3]), stamp=self.header)
-
-    def _number(self, field: int) -> int | None:
-        match = _HEADER.match(self.header)
-        return None if match is None else int(match[field])
+        return _read_moment(self.header)
 
     def __repr__(self) -> str:
         return f"KmsgRecord({self.header!r}, {self.text!r})"
@@ -90,11 +83,8 @@ class KmsgRun(KmsgRecord):
     texts: Sequence[str]
     _raws: Sequence[bytes]
 
-    def record(self, index: int) -> KmsgRecord:
-        record = KmsgRecord()
-        record.header = self._raws[index].partition(b";")[0].decode("ascii", "replace")
-        record.facility, record.caller, record.text = 0, None, self.texts[index]
-        return record
+    def moment_of(self, index: int) -> Moment:
+        return _read_moment(_header(self._raws[index]))
 
 
 def parse_kmsg_record(raw: bytes) -> KmsgRecord:
@@ -134,10 +124,23 @@ def parse_kmsg_run(raws: Sequence[bytes]) -> KmsgRun | None:
         texts = [unescape(text.encode()).decode("utf-8", "replace") if "\\" in text else text for text in texts]
     run = KmsgRun()
     run.texts, run._raws = texts, raws
-    first, last = run.record(0), run.record(-1)
-    run.header, run.facility, run.caller, run.text = first.header, first.facility, first.caller, first.text
-    begin, end = first.monotonic_usec, last.monotonic_usec
+    run.header, run.facility, run.caller, run.text = _header(raws[0]), 0, None, texts[0]
+    begin, end = run.monotonic_usec, _number_in(_header(raws[-1]), 3)
     return run if begin is not None and end is not None and 0 <= end - begin <= _RUN_USEC else None
+
+
+def _header(raw: bytes) -> str:
+    return raw.partition(b";")[0].decode("ascii", "replace")
+
+
+def _number_in(header: str, field: int) -> int | None:
+    match = _HEADER.match(header)
+    return None if match is None else int(match[field])
+
+
+def _read_moment(header: str) -> Moment:
+    match = _HEADER.match(header)
+    return Moment(stamp=header) if match is None else Moment(int(match[2]), int(match[3]), None, header)
 
 
 def _read_facility(raw: bytes, header: str, separator: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from collector.model import (
     DEFAULT_PAGE_SIZE,
@@ -32,16 +33,16 @@ USAGE_COUNTERS = ("memory", "swap", "memory+swap", "kmem")
 _KNOWN_PAGE_SIZES = (4096, 8192, 16384, 65536)
 
 
-@dataclass(frozen=True, slots=True)
-class DecisiveLine:
+class DecisiveLine(NamedTuple):
     """A line that tells of a kill, and when it was printed."""
 
     text: str
     moment: Moment
 
 
-@dataclass(frozen=True, slots=True)
-class KillLine(DecisiveLine):
+class KillLine(NamedTuple):
+    text: str
+    moment: Moment
     kill: Kill
 
 
@@ -221,7 +222,7 @@ class Draft:
         kill = self.kills[0].kill if self.kills else None
         page_size, page_size_known = self._page_size(kill) if settled else (DEFAULT_PAGE_SIZE, False)
         tasks = read_tasks(self.dump.columns, self.dump.rows, page_size) if settled and self.dump is not None else ()
-        known = {task.pid: task for task in tasks}
+        known = _Known(tasks)
         summary = self._read_summary_again(kill, known)
         victim = _complete(self._victim(kill, summary), known)
         if settled and self.dump is None:
@@ -248,7 +249,7 @@ class Draft:
             tasks=tasks,
             page_size=page_size,
             page_size_known=page_size_known,
-            missing=self._missing(),
+            missing=self._missing(kill),
             contradictions=self._contradictions(kill, summary),
             kill_lines=max(1, self.kill_lines),
         )
@@ -259,12 +260,13 @@ class Draft:
             return kill.scope
         return self.chosen.scope if self.chosen is not None else None
 
-    def _read_summary_again(self, kill: Kill | None, known: dict[int, Task]) -> Summary:
+    def _read_summary_again(self, kill: Kill | None, known: _Known) -> Summary:
         """The kill line and the dump have told the victim's comm by now, and so where it begins in the summary line."""
         if self.summary_line is None or self.summary is None:
             return Summary()
-        pid = kill.process.pid if kill else self.summary.pid
-        task = known.get(pid) if pid is not None else None
+        if kill is not None and kill.process.comm and kill.process.comm == self.summary.comm:
+            return self.summary
+        task = known.get(kill.process.pid if kill else self.summary.pid)
         comms = {comm for comm in (kill and kill.process.comm, task and task.comm) if comm}
         if not comms or self.summary.comm in comms:
             return self.summary
@@ -273,7 +275,7 @@ class Draft:
     def _victim(self, kill: Kill | None, summary: Summary) -> Process:
         if kill is not None:
             process = kill.process
-            if process.pid != summary.pid:
+            if process.pid != summary.pid or (process.comm is not None and process.uid is not None):
                 return process
             return _fill_in(process, comm=summary.comm, uid=summary.uid)
         if summary.pid is not None or self.chosen is None:
@@ -362,19 +364,24 @@ class Draft:
             free_swap_bytes=self.totals.get("Free_swap_bytes"),
         )
 
-    def _missing(self) -> tuple[str, ...]:
-        global_oom = self.summary is not None and self.summary.global_oom
-        global_oom = global_oom or self._scope(self.kills[0].kill if self.kills else None) is Scope.GLOBAL
-        held = {
-            "who called the OOM killer": self.has_header or self.invoker is not None,
-            "memory use and limit": global_oom or "memory" in self.usage,
-            "memory statistics": global_oom or (self.stat is not None and bool(self.stat.values)),
-            "the node's memory": not global_oom or bool(self.totals),
-            "the task dump": self.dump is not None and bool(self.dump.rows),
-            "the summary line": self.summary is not None and self.summary.complete,
-            "the kill line": bool(self.kills),
-        }
-        missing = [what for what, is_held in held.items() if not is_held]
+    def _missing(self, kill: Kill | None) -> tuple[str, ...]:
+        missing = []
+        if not self.has_header and self.invoker is None:
+            missing.append("who called the OOM killer")
+        if (self.summary is not None and self.summary.global_oom) or self._scope(kill) is Scope.GLOBAL:
+            if not self.totals:
+                missing.append("the node's memory")
+        else:
+            if "memory" not in self.usage:
+                missing.append("memory use and limit")
+            if self.stat is None or not self.stat.values:
+                missing.append("memory statistics")
+        if self.dump is None or not self.dump.rows:
+            missing.append("the task dump")
+        if self.summary is None or not self.summary.complete:
+            missing.append("the summary line")
+        if not self.kills:
+            missing.append("the kill line")
         if self.dump is not None and self.dump.left_out:
             missing.append(f"{self.dump.left_out} rows of the task dump, over the bound")
         return tuple(missing)
@@ -395,9 +402,25 @@ class Draft:
         return tuple(found)
 
 
-def _complete(process: Process, known: dict[int, Task]) -> Process:
+class _Known:
+    """The rows of a dump by pid, of which the last counts. Most kill lines say all: then nobody asks."""
+
+    __slots__ = ("_by_pid", "_tasks")
+
+    def __init__(self, tasks: tuple[Task, ...]) -> None:
+        self._tasks = tasks
+        self._by_pid: dict[int, Task] | None = None
+
+    def get(self, pid: int | None) -> Task | None:
+        if self._by_pid is None:
+            self._by_pid = {task.pid: task for task in self._tasks}
+        return None if pid is None else self._by_pid.get(pid)
+
+
+def _complete(process: Process, known: _Known) -> Process:
     """Fill in from the process's row of the dump what its kill line does not say."""
-    task = known.get(process.pid) if process.pid is not None else None
+    told = process.comm, process.uid, process.oom_score_adj, process.total_vm_bytes, process.pgtables_bytes
+    task = known.get(process.pid) if None in told else None
     if task is None:
         return process
     return _fill_in(

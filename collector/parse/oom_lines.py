@@ -172,7 +172,9 @@ _KILL_FIELD = re.compile(r"([\w-]+):(\d{1,20}(?=kB)|\d{1,10}(?= )|(?<=oom_score_
 
 def parse_oom_line(text: str) -> OomLine | None:
     """What this message says about an OOM kill, or None: it is another's, or damaged beyond use. Never raises."""
-    first = text[:1]
+    if not text:
+        return None
+    first = text[0]  # half the price of text[:1]
     if first == "[":
         return _parse_dump_line(text)
     if first == " ":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from collector.model import Invoker, KernelRecord, Moment, OomReport
 from collector.parse.kmsg import KmsgRun
@@ -84,16 +83,17 @@ class OomReportAssembler:
         key = (record.host, record.caller)
         lane = self._lanes.get(key) or self._lane_like(key)
         texts = enumerate(record.texts if isinstance(record, KmsgRun) else (record.text,))
+        arrival = _Arrival(record, at, reports)
         while True:
             found = _next_line(texts) if lane is None else lane.take_body(texts, at)
             if found is None:
                 return reports
-            place, text, line = found
+            arrival.place, arrival.text, line = found
             if lane is None:
                 if isinstance(line, _NEVER_FIRST):
                     continue
                 lane = self._open_lane(key, reports)
-            lane.take(line, _Arrival(record, place, text, at, reports))
+            lane.take(line, arrival)
 
     def flush(self, at: float | None) -> list[OomReport]:
         """Settle what is old enough at `at`; None: everything."""
@@ -129,20 +129,21 @@ class OomReportAssembler:
         return lane
 
 
-class _Arrival(NamedTuple):
-    """A text of a record or run, when it came, and where the reports go that it finishes."""
+@dataclass(slots=True)
+class _Arrival:
+    """A record or run, the text of it that is being read, when it came, and where the reports go that it finishes."""
 
     record: KernelRecord
-    place: int
-    text: str
     at: float | None
     reports: list[OomReport]
+    place: int = 0
+    text: str = ""
 
     @property
     def moment(self) -> Moment:
         record = self.record
         if isinstance(record, KmsgRun):
-            return record.record(self.place).moment
+            return record.moment_of(self.place)
         return Moment(
             sequence=record.sequence,
             monotonic_usec=record.monotonic_usec,
@@ -192,7 +193,7 @@ class _Lane:
         """
         dump, stat, cut = self.dump, self.stat, self.cut_summary
         for place, text in texts:
-            if dump is not None and text[:1] == "[" and not ("pid" in text and is_dump_header(text)):
+            if dump is not None and text and text[0] == "[" and not ("pid" in text and is_dump_header(text)):
                 if len(dump.rows) < MAX_ROWS:
                     dump.rows.append(text)
                 else:
@@ -216,14 +217,6 @@ class _Lane:
         """Add any other line to the report it belongs to."""
         self.last_at = at = arrival.at
         match line:
-            case SummaryStart():
-                self._take_summary(line, arrival)
-            case Chosen():
-                self._take_chosen(line, arrival)
-            case Kill():
-                self._take_kill(line, arrival)
-            case GroupKill():
-                self._take_group(line, arrival)
             case Header():
                 draft = self._open(arrival)
                 draft.has_header, draft.invoker = True, line.invoker
@@ -235,6 +228,17 @@ class _Lane:
                 self._owner(line.counter, arrival).usage[line.counter] = line
             case StatBlock():
                 self._take_stat_block(line, arrival)
+            case DumpHeader():
+                self._begin_dump(Dump(line.columns), arrival)
+                self.stat = None
+            case SummaryStart():
+                self._take_summary(line, arrival)
+            case Chosen():
+                self._take_chosen(line, arrival)
+            case Kill():
+                self._take_kill(line, arrival)
+            case GroupKill():
+                self._take_group(line, arrival)
             case StatLines():
                 if self.stat is not None:
                     self.stat.values.update(line.stat)
@@ -242,9 +246,6 @@ class _Lane:
                 pass  # only in the statistics of a report are two words a statistic: see take_body()
             case NodeTotal():
                 self._take_total(line)
-            case DumpHeader():
-                self._begin_dump(Dump(line.columns), arrival)
-                self.stat = None
             case DumpRow():
                 self._begin_dump(Dump(None, [line.text]), arrival)
             case NoKill():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import repeat
 
 from collector.model import Task
 
@@ -74,9 +75,8 @@ def _read_current(columns: int, rows: Iterable[str], page_size: int) -> tuple[Ta
     last = columns - 2
     # As rss_anon. A starred target would take longer.
     unread = slice(4, -3) if columns > len(_FIRST_COLUMNS) + len(_CURRENT_LAST_COLUMNS) else None
-    # As Task._make does, but for its frame.
-    new_task = tuple.__new__
-    tasks: list[Task] = []
+    number = _Numbers()
+    tasks = []
     for row in rows:
         try:
             pid, _, rest = row.partition("]")
@@ -89,19 +89,28 @@ def _read_current(columns: int, rows: Iterable[str], page_size: int) -> tuple[Ta
             values = (
                 int(pid[1:]),
                 int(tgid),
-                int(uid),
+                number[uid],
                 comm,
                 int(total_vm) * page_size,
                 int(rss) * page_size,
                 int(pgtables),
-                int(swap) * page_size,
-                int(adj),
+                number[swap] * page_size,
+                number[adj],
             )
         except ValueError:
             continue
         if blank:
-            tasks.append(new_task(Task, values))
-    return tuple(tasks)
+            tasks.append(values)
+    # As Task._make() does, without a call in Python for each.
+    return tuple(map(tuple.__new__, repeat(Task), tasks))
+
+
+class _Numbers(dict[str, int]):
+    """int() that remembers: most tasks of a node share few owners and adjustments, and have nothing in swap."""
+
+    def __missing__(self, digits: str) -> int:
+        number = self[digits] = int(digits)
+        return number
 
 
 def _read_row(columns: tuple[str, ...], row: str, page_size: int) -> Task:

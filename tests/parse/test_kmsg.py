@@ -97,7 +97,7 @@ def test_a_run_reads_as_one_by_one() -> None:
     assert run is not None
     single = [parse_kmsg_record(raw) for raw in raws]
     assert list(run.texts) == [record.text for record in single]
-    assert [run.record(index).sequence for index in range(4)] == [0, 1, 2, 3]
+    assert [run.moment_of(index).sequence for index in range(4)] == [0, 1, 2, 3]
     assert (run.text, run.facility, run.sequence, run.caller) == (single[0].text, 0, 0, None)
 
 
