@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     config = read_config(vars(options), os.environ)
+    # aiohttp's lists in C++ bring the runtime of that language along, which is 1 MiB; in Python they do as well here.
+    os.environ.setdefault("FROZENLIST_NO_EXTENSIONS", "1")
     import asyncio
 
     from collector.agent import configure_logging, run_agent

@@ -122,6 +122,12 @@ def _auto_or_off(text: str) -> str:
     return text
 
 
+def _auto_on_or_off(text: str) -> str:
+    if text not in ("auto", "on", "off"):
+        raise ValueError("must be auto, on or off")
+    return text
+
+
 def _on_or_off(text: str) -> str:
     if text not in ("on", "off"):
         raise ValueError("must be on or off")
@@ -221,10 +227,10 @@ SETTINGS = (
     ),
     Setting(
         flag="--userspace-kills",
-        metavar="auto|off",
+        metavar="auto|on|off",
         default="auto",
-        parse=_auto_or_off,
-        help="whether systemd-oomd's kills are counted, from the journal",
+        parse=_auto_on_or_off,
+        help="whether systemd-oomd's kills are counted, from the journal; auto: where its /run/systemd/oom is seen",
     ),
     Setting(
         flag="--journal-dir",

@@ -217,24 +217,22 @@ class Ledger:
         return stored, forgotten
 
     def _begin(self, counters: Counters) -> None:
-        baseline = self._baselines.get(counters.path)
-        above = tuple(_above(counters.path))
+        stored = self._baselines.get(counters.path)
+        baseline = stored if stored is not None and stored.inode == counters.inode else None
         groups = counters.oom_group_kill or 0
         if self._first_start:
-            cgroup = _Cgroup(counters, above, counters.oom_kill, groups)
-        elif baseline is not None and baseline.inode == counters.inode:
-            cgroup = _Cgroup(counters, above, min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups))
-            if counters.oom > baseline.oom:
-                cgroup.hits = ((ALWAYS, counters.at),)
-            if (counters.local_oom or 0) > (baseline.local_oom or 0):
-                cgroup.own_hits = ((ALWAYS, counters.at),)
+            told, groups_told = counters.oom_kill, groups
+        elif baseline is not None:
+            told, groups_told = min(baseline.told, counters.oom_kill), min(baseline.groups_told, groups)
         else:
             told, groups_told = self._told_before(counters)
-            cgroup = _Cgroup(counters, above, told, groups_told)
-            if counters.oom:
-                cgroup.hits = ((ALWAYS, counters.at),)
-            if counters.local_oom:
-                cgroup.own_hits = ((ALWAYS, counters.at),)
+        cgroup = _Cgroup(counters, tuple(_above(counters.path)), told, groups_told)
+        if not self._first_start:
+            span = ((ALWAYS, counters.at),)
+            if counters.oom > (baseline.oom if baseline else 0):
+                cgroup.hits = span
+            if (counters.local_oom or 0) > ((baseline.local_oom or 0) if baseline else 0):
+                cgroup.own_hits = span
         self._cgroups[counters.path] = cgroup
         self._gone.discard(counters.path)
 

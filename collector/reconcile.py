@@ -8,42 +8,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from collector.identity import counter_id
-from collector.judge import judge, judge_again
-from collector.model import (
-    DEFAULT_PAGE_SIZE,
-    AttributionMethod,
-    Evidence,
-    Incident,
-    MemcgPath,
-    Moment,
-    OomReport,
-    Process,
-    Sighting,
-)
-from collector.parse.cgroup_path import Level, is_same_or_ancestor, parse_memcg_path
+from collector.counted import POD_GONE, Counted, by_counters, unattributed
+from collector.judge import judge_again
+from collector.model import AttributionMethod, Incident, MemcgPath
+from collector.parse.cgroup_path import is_same_or_ancestor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from collector.counted import Surroundings
     from collector.ledger import Ledger, Missing
-    from collector.model import MemoryUse
     from collector.view import View
 
 # A line becomes an incident within 2 s; what the counters alone know for longer than this has lost its line.
 SETTLE_SECONDS = 5.0
 # printk's clock runs apart from CLOCK_MONOTONIC, by milliseconds an hour.
 CLOCK_SLACK_SECONDS = 5.0
-# Between the charge of `oom` and the arrival of the kill line.
-HIT_SECONDS = 1.0
-# So long may a report take to be printed, on a slow console, between the counting of `oom` and of `oom_kill`.
-REPORT_SECONDS = 60.0
-GROUP_SECONDS = 60.0
-# With the rows of their task dumps they take memory.
-MAX_GROUPS = 100
-UNPLACED_SECONDS = 60.0
 MAX_OPEN = 1000
 # Told in one go: the rest a tick later, so that nothing else has to wait.
 MAX_AT_ONCE = 20
@@ -78,13 +60,6 @@ class Claimed(NamedTuple):
     at: float
 
 
-class GroupKill(NamedTuple):
-    """As lines told it. `at`: CLOCK_MONOTONIC seconds."""
-
-    at: float
-    incident: Incident
-
-
 class Taken(NamedTuple):
     """
     An incident for the journal. `kills`: by the kernel's way of counting; negative: not yet counted off against the
@@ -103,24 +78,7 @@ NO_CGROUP = "no_cgroup"
 """The kernel printed no cgroup of the victim (rate limit, or before 5.0), and nothing else knows it."""
 AMBIGUOUS = "ambiguous"
 """So too, and the counters of several cgroups moved."""
-POD_GONE = "pod_gone"
-"""A counter above the pods moved; the pod was gone before it was seen."""
 UNATTRIBUTED_REASONS = (NO_CGROUP, AMBIGUOUS, POD_GONE)
-
-
-class Surroundings(Protocol):
-    """What can be asked of this machine at the time of a kill. None of it raises."""
-
-    def refresh(self, path: MemcgPath | None) -> None:
-        """Read the counters at and above `path` again; None: all, after a look for new cgroups."""
-
-    def limit_of(self, path: MemcgPath) -> int | None:
-        """`memory.max` in bytes, None where there is none or it is not known."""
-
-    def memory_of(self, path: MemcgPath) -> MemoryUse | None: ...
-
-    def collateral(self, report: OomReport, killed_at: float | None) -> tuple[Process, ...]:
-        """Processes that died with PID 1 of the container, of which the kernel says nothing."""
 
 
 class Reconciler:
@@ -145,15 +103,12 @@ class Reconciler:
         self._ledger = ledger
         self._view = view
         self._surroundings = surroundings
-        self._boot_id = boot_id
-        self._node = node
+        self._counted = Counted(ledger, view, surroundings, boot_id=boot_id, node=node)
         self._open = list(open_incidents)
         # Where the counters miss nothing, they stand for nothing.
         waiting = unplaced if self.is_short else ()
         self._unplaced: dict[str, tuple[int, float | None]] = {known: (kills, None) for known, kills in waiting}
-        """Bare lines that stand for kills which the counters have: how many, and when they were told."""
-        self._groups: dict[MemcgPath, GroupKill] = {}
-        """The last of each cgroup."""
+        """Bare lines that stand for kills which the counters have: how many, and when they were."""
 
     def take(self, incident: Incident, told: Told | None, *, counts: bool, killed_at: float | None) -> Taken | None:
         """
@@ -178,23 +133,22 @@ class Reconciler:
         # What the counters told, they had counted off.
         uncounted = counts and line_id is None
         new = incident.report.kill_lines - (told.kills if told else 0) if uncounted else 0
-        unattributed, group = None, None
+        reason, group = None, None
         if claimed is not None and claimed.path is not None:
-            incident, unattributed = judge_again(incident, _by_counters(claimed.path)), _unattributed(claimed.path)
+            incident, reason = judge_again(incident, by_counters(claimed.path)), unattributed(claimed.path)
         elif path is None:
-            incident, unattributed = self._place(incident, new, at=killed_at)
+            incident, reason = self._place(incident, new, at=killed_at)
         elif uncounted:
             group = self._tell(path, new, incident, first=told is None)
-        incident = self._with_surroundings(incident, path, start, end)
-        incident = self._judge_by_paths_here(incident, path)
+        incident = self._counted.add_to(incident, path, start, end)
         if group is not None and killed_at is not None:
-            self._remember_group(group, GroupKill(killed_at, incident))
+            self._counted.remember_group(group, incident, killed_at)
         unplaced, _ = self._unplaced.get(incident.id, (0, None))
         return Taken(
             incident=incident,
             kills=-unplaced or incident.report.kill_lines,
             line_id=line_id,
-            unattributed=unattributed,
+            unattributed=reason,
         )
 
     def is_waiting(self, at: float) -> bool:
@@ -213,7 +167,7 @@ class Reconciler:
         To be called when the log is read to its end, or cannot be read.
         """
         self._surroundings.refresh(None)
-        counted_off = self._count_off_unplaced(at)
+        counted_off = self._count_off_unplaced()
         taken: list[Taken] = []
         for missing in self._ledger.missing():
             if missing.since <= at - SETTLE_SECONDS and len(taken) < MAX_AT_ONCE:
@@ -259,7 +213,7 @@ class Reconciler:
         if len(missing) == 1:
             path = missing[0]
             self._ledger.tell(path, kills)
-            return judge_again(incident, _by_counters(path)), _unattributed(path)
+            return judge_again(incident, by_counters(path)), unattributed(path)
         if missing:
             before, _ = self._unplaced.get(incident.id, (0, None))
             self._unplaced[incident.id] = before + kills, at
@@ -278,11 +232,6 @@ class Reconciler:
             self._ledger.tell(self._where(path, incident), max(0, kills), groups=int(counts_group))
         return group
 
-    def _remember_group(self, path: MemcgPath, told: GroupKill) -> None:
-        since = told.at - GROUP_SECONDS
-        others = [(known, kill) for known, kill in self._groups.items() if known != path and kill.at > since]
-        self._groups = dict([*others[1 - MAX_GROUPS :], (path, told)])
-
     def _where(self, path: MemcgPath, incident: Incident) -> MemcgPath:
         """Where only a cgroup at or above the victim's is known: the only one below that misses a kill, if it is so."""
         if _names_its_cgroup(incident):
@@ -291,66 +240,16 @@ class Reconciler:
         below = self._ledger.missing_in(path)
         return below[0] if len(below) == 1 else path
 
-    def _judge_by_paths_here(self, incident: Incident, path: MemcgPath | None) -> Incident:
-        """In a node that is itself in a pod, what the kernel prints leads through that pod first."""
-        report = incident.report
-        if self._view.whole or path is None or path == report.task_memcg:
-            return incident
-
-        def here(printed: MemcgPath | None) -> MemcgPath | None:
-            return printed and (self._view.here(printed, self._ledger) or printed)
-
-        local = replace(
-            report,
-            task_memcg=here(report.task_memcg),
-            oom_memcg=here(report.oom_memcg),
-            group_memcg=here(report.group_memcg),
-        )
-        return replace(judge_again(replace(incident, report=local), incident.sighting), report=report)
-
-    def _with_surroundings(
-        self, incident: Incident, path: MemcgPath | None, start: float | None, end: float | None
-    ) -> Incident:
-        """With what this machine knows of the victim's place, now that its last record is read."""
-        sighting = incident.sighting
-        path = path or (sighting.within if sighting else None)
-        if path is None or not incident.settled:
-            return incident
-        report = incident.report
-        base = sighting or Sighting(method=incident.attribution.method)
-        known = self._describe(base, path, start, end)
-        collateral = self._surroundings.collateral(report, end)
-        known = replace(known, collateral=collateral)
-        return incident if known == sighting else judge_again(incident, known)
-
-    def _describe(self, sighting: Sighting, path: MemcgPath, start: float | None, end: float | None) -> Sighting:
-        limited, unlimited = None, False
-        if start is not None and end is not None:
-            hit = self._ledger.limit_hit(path, start - HIT_SECONDS, end + HIT_SECONDS)
-            quiet = self._ledger.limit_hit(path, start - REPORT_SECONDS, end + HIT_SECONDS).unlimited
-            limited, unlimited = hit.limited, quiet and self._view.whole
-        return replace(
-            sighting,
-            limited=limited,
-            unlimited=unlimited,
-            memory=self._surroundings.memory_of(limited or path),
-            limit_bytes=self._lowest_limit(path),
-        )
-
-    def _lowest_limit(self, path: MemcgPath) -> int | None:
-        place = parse_memcg_path(path)
-        paths = [of for of in (place.container_path, place.pod_path) if of is not None]
-        limits = [limit for of in paths if (limit := self._surroundings.limit_of(of)) is not None]
-        return min(limits, default=None)
-
     # Counters
 
-    def _count_off_unplaced(self, at: float) -> list[str]:
+    def _count_off_unplaced(self) -> list[str]:
         """Bare lines without a place stand for as many of the missing kills, the oldest; whose they were is unknown."""
-        kills = sum(kills for kills, told in self._unplaced.values() if told is None or told > at - UNPLACED_SECONDS)
+        kills = [killed_at for number, killed_at in self._unplaced.values() for _ in range(number)]
         for missing in self._ledger.missing():
-            self._ledger.tell(missing.path, min(kills, missing.kills))
-            kills -= min(kills, missing.kills)
+            told = [killed_at for killed_at in kills if _may_be_after(missing.after, killed_at)][: missing.kills]
+            for killed_at in told:
+                kills.remove(killed_at)
+            self._ledger.tell(missing.path, len(told))
         counted_off = list(self._unplaced)
         self._unplaced.clear()
         return counted_off
@@ -359,68 +258,25 @@ class Reconciler:
         if not missing.groups and not missing.group:
             missing = missing._replace(kills=min(missing.kills, MAX_AT_ONCE))
         self._ledger.tell(missing.path, missing.kills, groups=missing.groups or 0)
-        group = None if missing.groups else self._group_of(missing)
-        if group is not None:
-            return [self._complete(group, missing)]
+        completed = self._counted.complete_group(missing)
+        if completed is not None:
+            return [Taken(incident=completed, kills=completed.report.kill_lines)]
         time = None if missing.after is None else now - timedelta(seconds=at - missing.since)
-        return [
-            self._tell_by_counter(missing, ordinal, kills, time)
-            for ordinal, kills in enumerate(_shares(missing.kills, _incidents_in(missing)))
-        ]
+        return [self._expect_line(incident, missing) for incident in self._counted.incidents(missing, time)]
 
-    def _group_of(self, missing: Missing) -> MemcgPath | None:
-        """The group kill, told by lines, whose members these are: left over, for a part of its lines is lost."""
-        # A group below what is watched, in a unit of system.slice, shows in the nearest cgroup above it.
-        return next(
-            (
-                group
-                for group, told in self._groups.items()
-                if (missing.group or group != missing.path)
-                and self._ledger.nearest(group) == missing.path
-                and abs(missing.since - told.at) <= GROUP_SECONDS
-            ),
-            None,
-        )
-
-    def _complete(self, group: MemcgPath, missing: Missing) -> Taken:
-        """Not incidents of their own, but processes of that one; without the first victim's second count, if due."""
-        told = self._groups[group]
-        report = told.incident.report
-        processes = missing.kills - (report.kill_lines == told.incident.process_count)
-        report = replace(
-            report,
-            also_killed=(*report.also_killed, *(_NOBODY,) * processes),
-            kill_lines=report.kill_lines + missing.kills,
-            evidence=tuple(dict.fromkeys((*report.evidence, Evidence.MEMORY_EVENTS))),
-        )
-        incident = judge_again(replace(told.incident, report=report), told.incident.sighting)
-        incident = self._judge_by_paths_here(incident, missing.path)
-        self._groups[group] = told._replace(incident=incident)
-        return Taken(incident=incident, kills=report.kill_lines)
-
-    def _tell_by_counter(self, missing: Missing, ordinal: int, kills: int, time: datetime | None) -> Taken:
-        incident_id = counter_id(self._boot_id, missing.inode, missing.told + 1 + ordinal)
-        incident = self._judge(missing, incident_id, kills, time)
-        known = FromCounters(id=incident_id, path=missing.path, at=missing.since, after=missing.after)
+    def _expect_line(self, incident: Incident, missing: Missing) -> Taken:
+        """It may come late."""
+        known = FromCounters(id=incident.id, path=missing.path, at=missing.since, after=missing.after)
         self._open = [*self._open[-MAX_OPEN + 1 :], known]
-        return Taken(incident=incident, kills=kills, from_counters=known, unattributed=_unattributed(missing.path))
-
-    def _judge(self, missing: Missing, incident_id: str, kills: int, time: datetime | None) -> Incident:
-        path, is_group = missing.path, bool(missing.groups) or missing.group
-        start = missing.since if missing.after is None else missing.after
-        report = _report_without_lines(path if is_group else None, kills=kills, boot_id=self._boot_id)
-        return judge(
-            report,
-            self._describe(_by_counters(path), path, start, missing.since),
-            id=incident_id,
-            time=time,
-            boot_id=self._boot_id,
-            node=self._node,
+        return Taken(
+            incident=incident,
+            kills=incident.report.kill_lines,
+            from_counters=known,
+            unattributed=unattributed(missing.path),
         )
 
 
 _KNOWN_BY_PID = (AttributionMethod.PROCESS_INDEX, AttributionMethod.PROC)
-_NOBODY = Process(pid=None, comm=None)
 
 
 def _names_its_cgroup(incident: Incident) -> bool:
@@ -432,7 +288,11 @@ def _may_be_of(known: FromCounters, printed_at: float | None, killed_at: float |
     """Whether the times of a line and of what counters told allow that they are one kill."""
     if printed_at is not None and printed_at > known.at + CLOCK_SLACK_SECONDS:
         return False
-    return killed_at is None or known.after is None or killed_at >= known.after - CLOCK_SLACK_SECONDS
+    return _may_be_after(known.after, killed_at)
+
+
+def _may_be_after(time: float | None, killed_at: float | None) -> bool:
+    return time is None or killed_at is None or killed_at >= time - CLOCK_SLACK_SECONDS
 
 
 def _printed_at(incident: Incident, killed_at: float | None) -> float | None:
@@ -451,72 +311,3 @@ def victim_path(incident: Incident) -> MemcgPath | None:
     if report.task_memcg_cut is not None and (whole := report.task_memcg_cut.rpartition("/")[0]):
         return MemcgPath(whole)
     return report.group_memcg or report.oom_memcg
-
-
-def _by_counters(path: MemcgPath) -> Sighting:
-    return Sighting(method=AttributionMethod.MEMORY_EVENTS, memcg=_leaf(path), within=path)
-
-
-def _leaf(path: MemcgPath) -> MemcgPath | None:
-    """A container's cgroup is its victim's; of a cgroup above, only that it was somewhere below."""
-    return path if parse_memcg_path(path).level is Level.CONTAINER else None
-
-
-def _unattributed(path: MemcgPath) -> str | None:
-    """Whose a kill is that a counter showed: a cgroup above the pods shows those of pods that are gone."""
-    place = parse_memcg_path(path)
-    is_known = place.pod_uid is not None or place.container_id is not None or place.level is Level.OTHER
-    return None if is_known else POD_GONE
-
-
-def _incidents_in(missing: Missing) -> int:
-    """
-    One for each group kill, else one for each kill.
-
-    In a cgroup that is killed whole there is no other kill: where the kernel counts group kills and all are told, these
-    are members of one that a former process told, and how many of them it told nobody knows any more.
-    """
-    if missing.groups:
-        return min(missing.groups, missing.kills)
-    if not missing.group:
-        return missing.kills
-    return 0 if missing.groups == 0 else 1
-
-
-def _shares(kills: int, number: int) -> list[int]:
-    """Share kills among incidents: the last one takes what is left."""
-    if number == 0:
-        return []
-    share = kills // number
-    return [share] * (number - 1) + [kills - share * (number - 1)]
-
-
-def _report_without_lines(group: MemcgPath | None, *, kills: int, boot_id: str) -> OomReport:
-    """What counters tell: that somebody died, and where. The first victim of a group is counted twice."""
-    nowhen = Moment(boot_id=boot_id)
-    return OomReport(
-        settled=True,
-        first_moment=nowhen,
-        kill_moment=nowhen,
-        kill_text="",
-        evidence=(Evidence.MEMORY_EVENTS,),
-        scope=None,
-        constraint=None,
-        unknown_constraint=None,
-        global_oom=False,
-        oom_memcg=None,
-        task_memcg=None,
-        task_memcg_cut=None,
-        group_memcg=group,
-        victim=_NOBODY,
-        also_killed=(_NOBODY,) * max(0, kills - 2) if group is not None else (),
-        invoker=None,
-        memory=None,
-        node_memory=None,
-        tasks=(),
-        page_size=DEFAULT_PAGE_SIZE,
-        page_size_known=False,
-        missing=("the kernel's lines",),
-        contradictions=(),
-        kill_lines=kills,
-    )

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from collector.store import Store
 
 RETRY_SECONDS = 600.0
-_PLACES = (Path("/var/log/journal"), Path("/run/log/journal"))
 
 _log = logging.getLogger(__name__)
 
 
+def _runs() -> bool:
+    return Path("/run/systemd/oom").is_dir()  # its RuntimeDirectory
+
+
 async def count_userspace_kills(config: Config, store: Store, metrics: Metrics, *, boot_id: str) -> None:
-    """Until cancelled; returns where there is no journal. Its library takes memory, so that is looked at first."""
-    places = _PLACES if config.journal_dir is None else (config.journal_dir,)
-    if config.userspace_kills == "off" or not any(place.is_dir() for place in places):
+    """Until cancelled; returns where systemd-oomd does not run: the journal's library takes more than 1 MiB."""
+    if config.userspace_kills == "off" or (config.userspace_kills == "auto" and not _runs()):
         return
     from collector.sources.oomd import follow_userspace_kills
 

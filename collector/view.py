@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from collector.model import MemcgPath
@@ -9,6 +10,8 @@ from collector.parse.cgroup_path import parse_memcg_path
 
 if TYPE_CHECKING:
     from collections.abc import Container
+
+    from collector.model import OomReport
 
 
 class View:
@@ -33,6 +36,19 @@ class View:
         if rest == path and self._prefix:
             return None
         return MemcgPath(rest or "/") if not rest or rest.startswith("/") else None
+
+    def report_here(self, report: OomReport, known: Container[MemcgPath]) -> OomReport:
+        """The report with its paths as the tree at hand has them; what is outside of it stays as printed."""
+
+        def here(printed: MemcgPath | None) -> MemcgPath | None:
+            return printed and (self.here(printed, known) or printed)
+
+        return replace(
+            report,
+            task_memcg=here(report.task_memcg),
+            oom_memcg=here(report.oom_memcg),
+            group_memcg=here(report.group_memcg),
+        )
 
     def is_elsewhere(self, path: MemcgPath, known: Container[MemcgPath]) -> bool:
         """Whether the path is proved to be outside of the tree at hand."""

@@ -175,7 +175,7 @@ class Stored:
 
 
 class Agent:
-    """Ledger and reconciler over that kernel, and a store that outlives them. Fulfils reconcile.Surroundings."""
+    """Ledger and reconciler over that kernel, and a store that outlives them. Fulfils counted.Surroundings."""
 
     def __init__(self, kernel: Kernel, stored: Stored, *, whole: bool = True) -> None:
         self.kernel, self.stored = kernel, stored
@@ -191,6 +191,7 @@ class Agent:
         )
         self.seen: dict[MemcgPath, int] = {}
         self.died_along: tuple[Process, ...] = ()
+        self.limits: dict[MemcgPath, int] = {}
         for cgroup in kernel.cgroups.values():
             cgroup.last_read = None
         self.look()
@@ -222,7 +223,7 @@ class Agent:
             self.ledger.observe(reading)
 
     def limit_of(self, path: MemcgPath) -> int | None:
-        return None
+        return self.limits.get(path)
 
     def memory_of(self, path: MemcgPath) -> MemoryUse | None:
         return None

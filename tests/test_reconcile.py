@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.counted import POD_GONE
 from collector.document import to_document
 from collector.model import AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Sighting
-from collector.reconcile import AMBIGUOUS, NO_CGROUP, POD_GONE
+from collector.reconcile import AMBIGUOUS, NO_CGROUP
 from tests.simulated_kernel import BURSTABLE, KUBEPODS, Agent, Kernel, Stored, container, pod
 
 ONE, TWO, OTHER = container(1, 1), container(1, 2), container(2, 1)
@@ -71,6 +72,25 @@ def test_the_one_limit_that_was_hit_is_the_cause(
     kernel.kill(ONE, limited=limited)
     (taken,) = agent.settle()
     assert (taken.incident.verdict.cause, container_of(taken.incident)) == (cause, id_of(ONE))
+
+
+def test_the_limit_is_the_lower_of_container_and_pod(kernel: Kernel, agent: Agent) -> None:
+    agent.limits = {ONE: 512, pod(1): 256, BURSTABLE: 128}
+    taken = agent.line(kernel.kill(ONE, limited=ONE))
+    assert taken is not None
+    assert taken.incident.sighting is not None
+    assert taken.incident.sighting.limit_bytes == 256
+
+
+@pytest.mark.parametrize("first_start", [True, False], ids=["first start", "restart"])
+def test_a_limit_that_was_hit_before_the_start_is_not_the_cause(
+    kernel: Kernel, agent: Agent, first_start: bool
+) -> None:
+    agent.line(kernel.kill(ONE, limited=ONE))
+    agent = Agent(kernel, Stored() if first_start else agent.stored)
+    kernel.kill(ONE)
+    (taken,) = agent.settle()
+    assert taken.incident.verdict.cause is Cause.NODE
 
 
 def test_two_limits_hit_at_once_prove_none(kernel: Kernel, agent: Agent) -> None:
@@ -252,6 +272,60 @@ def test_members_whose_lines_were_lost_are_processes_of_their_group_kill(groups_
     assert len(agent.stored.incidents) == 1
 
 
+def test_members_that_are_counted_later_are_processes_too() -> None:
+    kernel = Kernel()
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    incident = kernel.kill(ONE, limited=ONE, members=1)
+    agent.line(incident)
+    for _ in range(2):
+        for path in (ONE, pod(1), BURSTABLE, KUBEPODS):
+            kernel.cgroups[path].oom_kill += 1
+        agent.settle()
+    assert agent.stored.incidents[incident.id].process_count == 4
+
+
+def test_members_below_what_is_watched_are_of_their_group_kill(kernel: Kernel, agent: Agent) -> None:
+    incident = kernel.kill(MemcgPath("/system.slice/db.service"), members=9)
+    agent.line(replace(incident, report=replace(incident.report, also_killed=(), kill_lines=1)))
+    (taken,) = agent.settle()
+    assert (taken.incident.id, taken.incident.process_count) == (incident.id, 10)
+
+
+@pytest.mark.parametrize(
+    ("groups_counted", "seconds"),
+    [pytest.param(True, 0, id="5.17 and later, at once"), pytest.param(False, 100, id="before 5.17, later")],
+)
+def test_the_next_group_kill_is_another(groups_counted: bool, seconds: float) -> None:
+    kernel = Kernel(groups_counted=groups_counted)
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    agent.line(kernel.kill(ONE, limited=ONE, members=3))
+    kernel.now += seconds
+    agent.look()
+    kernel.kill(ONE, limited=ONE, members=5)
+    (taken,) = agent.settle()
+    assert (len(agent.stored.incidents), taken.incident.process_count) == (2, 6)
+
+
+def test_two_group_kills_without_lines_are_two(kernel: Kernel) -> None:
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    for _ in range(2):
+        kernel.kill(ONE, limited=ONE, members=3)
+    assert [taken.incident.process_count for taken in agent.settle()] == [4, 4]
+
+
+def test_members_of_a_group_kill_that_a_former_process_told_are_no_incident(kernel: Kernel) -> None:
+    kernel.make(ONE, group=True)
+    agent = Agent(kernel, Stored())
+    incident = kernel.kill(ONE, limited=ONE, members=3)
+    agent.line(replace(incident, report=replace(incident.report, also_killed=(), kill_lines=1)))
+    agent = Agent(kernel, agent.stored)
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == 1
+
+
 def test_processes_that_died_with_pid_1_are_mentioned_and_not_counted(kernel: Kernel, agent: Agent) -> None:
     agent.died_along = (Process(pid=7, comm="child"),)
     taken = agent.line(kernel.kill(ONE, limited=ONE))
@@ -299,6 +373,29 @@ def test_a_bare_line_that_no_counter_knows_stands_for_no_later_kill(kernel: Kern
     kernel.kill(OTHER, limited=OTHER)
     (taken,) = agent.settle()
     assert container_of(taken.incident) == id_of(OTHER)
+
+
+def test_bare_lines_of_a_long_downtime_are_what_the_counters_miss(kernel: Kernel, agent: Agent) -> None:
+    lines = [kernel.kill(ONE, limited=ONE, bare=True), kernel.kill(OTHER, limited=OTHER, bare=True)]
+    kernel.now += 36_000
+    agent = Agent(kernel, agent.stored)
+    for line in lines:
+        agent.line(line)
+    assert agent.settle() == []
+    assert len(agent.stored.incidents) == 2
+
+
+def test_a_bare_line_stands_for_no_kill_that_came_after_it(kernel: Kernel, agent: Agent) -> None:
+    for path in (ONE, OTHER):
+        kernel.kill(path, limited=path)
+    agent.settle()
+    nowhere = kernel.kill(MemcgPath("/"), bare=True)
+    kernel.now += 60
+    agent.look()
+    for path in (ONE, OTHER):
+        kernel.kill(path, limited=path)
+    agent.line(nowhere)
+    assert len(agent.settle()) == 2
 
 
 def test_a_kill_told_above_its_container_is_not_blamed_on_it_again(kernel: Kernel, agent: Agent) -> None:
@@ -380,6 +477,27 @@ def test_kind_other_nodes_kills_are_foreign() -> None:
     assert container_of(taken.incident) == id_of(ONE)
     assert agent.line(elsewhere.kill(OTHER, limited=OTHER)) is None
     assert agent.settle() == []
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["one victim", "members without lines"])
+def test_a_node_in_a_pod_names_the_pod_inside(torn: bool) -> None:
+    kernel = Kernel(prefix=container(9, 9))
+    kernel.make(ONE, group=torn)
+    agent = Agent(kernel, Stored(), whole=False)
+    kill = kernel.kill(ONE, limited=pod(1), members=3 if torn else 0)
+    agent.line(replace(kill, report=replace(kill.report, also_killed=(), kill_lines=1)))
+    agent.settle()
+    (incident,) = agent.stored.incidents.values()
+    assert (container_of(incident), incident.verdict.cause) == (id_of(ONE), Cause.POD_LIMIT)
+    assert incident.process_count == (4 if torn else 1)
+    assert incident.report.task_memcg == kernel.prefix + ONE
+
+
+def test_in_a_part_of_the_tree_no_limit_that_was_hit_proves_nothing(kernel: Kernel) -> None:
+    agent = Agent(kernel, Stored(), whole=False)
+    kernel.kill(ONE)
+    (taken,) = agent.settle()
+    assert taken.incident.verdict.cause is Cause.UNKNOWN
 
 
 PATHS = [container(pod_number, number) for pod_number in (1, 2) for number in (1, 2)]

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import CDLL
 from typing import TYPE_CHECKING, NamedTuple
 
-import inotify_simple
-from inotify_simple import flags
-
 if TYPE_CHECKING:
+    import inotify_simple
+
     from collector.cgroups.cgroup import Cgroup
 
 _READ_BYTES = 32768  # 2,000 notifications of a file: 3 ms
-_DIRECTORY = flags.CREATE | flags.DELETE | flags.ONLYDIR
-_LISTING = flags.CREATE | flags.DELETE
+
+# Of linux/inotify.h. inotify_simple has them too, but is imported only when there is something to watch: with ctypes
+# it takes half a MiB.
+_MODIFY = 0x2
+_CREATE = 0x100
+_DELETE = 0x200
+_Q_OVERFLOW = 0x4000
+_ONLYDIR = 0x1000000
+_ISDIR = 0x40000000
+_LISTING = _CREATE | _DELETE
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV}
 
 
@@ -47,6 +53,10 @@ class Watches:
 
     def open(self) -> int | None:
         """Return the descriptor to wait on; None: there is no inotify to be had, `problem` tells why."""
+        from ctypes import CDLL
+
+        import inotify_simple
+
         # Else the library asks ldconfig where libc is: the agent runs no external command.
         inotify_simple._libc = inotify_simple._libc or CDLL(None, use_errno=True)
         try:
@@ -66,11 +76,11 @@ class Watches:
 
     def add_directory(self, cgroup: Cgroup) -> None:
         if cgroup.directory_watch is None:
-            cgroup.directory_watch = self._add(cgroup, cgroup.directory, _DIRECTORY)
+            cgroup.directory_watch = self._add(cgroup, cgroup.directory, _LISTING | _ONLYDIR)
 
     def add_events(self, cgroup: Cgroup) -> None:
         if cgroup.events_watch is None:
-            cgroup.events_watch = self._add(cgroup, f"{cgroup.directory}/memory.events", flags.MODIFY)
+            cgroup.events_watch = self._add(cgroup, f"{cgroup.directory}/memory.events", _MODIFY)
 
     def drop(self, cgroup: Cgroup) -> None:
         for watch in (cgroup.directory_watch, cgroup.events_watch):
@@ -88,18 +98,20 @@ class Watches:
         noticed = Noticed(set(), set(), overflowed=False)
         if self._inotify is None:
             return noticed
+        from inotify_simple import parse_events
+
         try:
             data = os.read(self._inotify.fileno(), _READ_BYTES)
         except BlockingIOError:
             return noticed
-        for watch, mask, _, _ in inotify_simple.parse_events(data):
-            if mask & flags.Q_OVERFLOW:
+        for watch, mask, _, _ in parse_events(data):
+            if mask & _Q_OVERFLOW:
                 noticed = noticed._replace(overflowed=True)
             elif (cgroup := self._cgroups.get(watch)) is None:
                 continue  # dropped since
-            elif mask & flags.MODIFY:
+            elif mask & _MODIFY:
                 noticed.events.add(cgroup)
-            elif mask & flags.ISDIR and mask & _LISTING:
+            elif mask & _ISDIR and mask & _LISTING:
                 noticed.directories.add(cgroup)
         return noticed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import ssl
 import sys
 from dataclasses import dataclass, field
@@ -116,7 +117,11 @@ def from_kubeconfig(path: Path | None, *, timeout_seconds: float = KUBECONFIG_TI
     async def load() -> Access:
         command = (sys.executable, "-m", "collector.kube.kubeconfig", *([str(path)] if path else []))
         child = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         name = str(path or "kubeconfig")
         try:
@@ -126,7 +131,7 @@ def from_kubeconfig(path: Path | None, *, timeout_seconds: float = KUBECONFIG_TI
             raise AccessError(f"{name}: not read within {timeout_seconds:g} s") from error
         finally:
             if child.returncode is None:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)  # with the plugin that it waits for
                 await child.wait()
         if child.returncode != 0:
             lines = stderr.decode(errors="replace").strip().splitlines()

@@ -202,7 +202,8 @@ class KubeClient:
             if self._access is not former and self._access is not None:
                 return self._access  # another request was first
             access = await self._load()
-            if self._tls is None or former is None or access.tls != former.tls:
+            changed = self._tls is None or former is None or access.tls != former.tls
+            if changed and access.server.startswith("https:"):
                 # Connections belong to their context: with a new one none of the old is used again.
                 self._tls = access.tls_context()
             self._access = access

@@ -120,11 +120,10 @@ class PodReflector:
 
     def _must_list(self, error: ApiError) -> bool:
         if self._version is None:
-            can_stream, self._streamed_list = (
-                self._streamed_list,
-                self._streamed_list and error.status not in (400, 422),
-            )
-            return can_stream and not self._streamed_list
+            refuses_stream = self._streamed_list and error.status in (400, 422)
+            if refuses_stream:
+                self._streamed_list = False
+            return refuses_stream
         # Too old, or from the future of a server that was restored: what lies between will not be told.
         if error.status in (400, 410, 422, 504):
             self._version = None

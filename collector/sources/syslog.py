@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import ctypes
 import errno
 import mmap
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from collector.errors import ParseError, SourceError
@@ -23,6 +23,7 @@ from collector.parse.kmsg import is_wanted
 from collector.sources.base import Cursor
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Callable, Iterator
 
     from collector.sources.base import RecordSink
@@ -40,8 +41,6 @@ _PREFIX_FACTOR = 4
 _MAX_BUFFER = 1 << 20
 # How often the log may move on between a dump and the question where its records begin.
 _ATTEMPTS = 20
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SyslogLog:
@@ -135,6 +134,8 @@ class _Dumps:
         self._read = read or self._open()
 
     def _open(self) -> Callable[[int], bytes]:
+        import ctypes  # 0.4 MiB, for this source alone
+
         self._size = min(_klogctl(_SIZE_BUFFER, None, 0) * _PREFIX_FACTOR, _MAX_BUFFER)
         # A mapping costs only the pages that the kernel fills.
         buffer = mmap.mmap(-1, self._size)
@@ -219,8 +220,17 @@ class _Dumps:
         return len(log) - len(tail)
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _klogctl(action: int, address: int | None, size: int) -> int:
-    result: int = _libc.klogctl(action, ctypes.c_void_p(address), size)
+    import ctypes
+
+    result: int = _libc().klogctl(action, ctypes.c_void_p(address), size)
     if result < 0:
         error = ctypes.get_errno()
         fix = ": needs CAP_SYSLOG (kernel.dmesg_restrict)" if error in {errno.EPERM, errno.EACCES} else ""

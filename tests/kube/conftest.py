@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from tests.kube.contract import Cluster
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "cluster: needs a Kubernetes cluster, which KUBECONFIG names (make test-cluster)"
-    )
-
-
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
     return trustme.CA()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
 
 from collector.kube.access import Access, AccessError, from_kubeconfig, in_cluster
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.kube.recording import until
 
 ENVIRON = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -128,6 +127,31 @@ async def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, content: str | N
         await from_kubeconfig(path)()
 
 
-async def test_a_plugin_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_child_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match=r"not read within 0\.05 s"):
         await from_kubeconfig(kubeconfig(tmp_path, {"token": "x"}), timeout_seconds=0.05)()
+
+
+async def test_a_plugin_does_not_outlive_its_child(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    hang = f"import os, pathlib, time; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    user: dict[str, object] = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": sys.executable,
+            "args": ["-c", hang],
+            "interactiveMode": "Never",
+        }
+    }
+    task = asyncio.ensure_future(from_kubeconfig(kubeconfig(tmp_path, user))())
+    await until(lambda: pid_file.exists() and pid_file.read_text() != "", 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: _is_dead(pid_file))
+
+
+def _is_dead(pid_file: Path) -> bool:
+    """At most a zombie that nobody has waited for yet."""
+    status = Path(f"/proc/{pid_file.read_text()}/status")
+    return not status.exists() or "State:\tZ" in status.read_text()

@@ -67,7 +67,7 @@ LISTEN: {{ printf "%s:%v" .Values.metrics.listen .Values.metrics.port | quote }}
 METRICS_HOLD: {{ .Values.metrics.holdSeconds }}
 LOG_LEVEL: {{ .Values.logLevel }}
 PROC_CONNECTOR: {{ ternary "auto" "off" $on.connector | quote }}
-USERSPACE_KILLS: {{ ternary "auto" "off" $on.userspaceKills | quote }}
+USERSPACE_KILLS: {{ ternary "on" "off" $on.userspaceKills | quote }}
 KUBERNETES: {{ ternary "auto" "off" $on.kubernetes | quote }}
 EVENTS: {{ ternary "on" "off" $on.events | quote }}
 {{- if $on.kubernetes }}
