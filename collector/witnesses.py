@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 class Witnesses:
     """
-    Everything runs on the event loop's thread, save the proc connector. Fulfils reconcile.Surroundings.
+    Everything runs on the event loop's thread, save the proc connector. Fulfils counted.Surroundings.
 
     Where cgroup v2 or the host's processes are out of reach, what rests on them is left out, and said once.
     """
