@@ -91,8 +91,16 @@ def run(command: Sequence[str], *, environment: dict[str, str] | None = None) ->
 
 
 def rss_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split(maxsplit=1)[0]) * 1024
+    """Exact, page by page: VmRSS of /proc/PID/status misses up to a few hundred KiB that each CPU counts for itself."""
+    return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Rss:") * 1024
+
+
+def peak_rss_bytes(pid: int) -> int:
+    return _kib(Path(f"/proc/{pid}/status"), "VmHWM:") * 1024
+
+
+def _kib(path: Path, field: str) -> int:
+    return int(path.read_text().partition(field)[2].split(maxsplit=1)[0])
 
 
 def cpu_seconds(pid: int) -> float:
