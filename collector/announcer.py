@@ -10,18 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from collector import batch
 from collector.batch import Batch, Later
 from collector.late import Late, complete, from_json, to_json
 from collector.model import ContainerId, Fate, Names, NamesFrom, PodUid
+from collector.outbox import NEED_NAMES
 from collector.pods.fate import Judged, Kill
-from collector.sinks.json_log import JsonLog
+from collector.printer import Printer
 from collector.sinks.kube_event import event_key
-from collector.sinks.metrics import DELIVERED, FAILED, STDOUT
-from collector.text import to_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from collector.store import Store
 
@@ -31,9 +29,12 @@ NAMES_SECONDS = 10.0
 FATE_SECONDS = 55.0
 TICK_SECONDS = 0.25
 SLOW_TICK_SECONDS = 2.0
-DRAIN_SECONDS = 2.0
+# For so long at a time others wait for the event loop.
+SLICE_SECONDS = 0.005
 # Beyond so many that wait, the oldest are told as they are, and nothing more comes of them.
 MAX_CASES = 1000
+
+_DAMAGED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,10 @@ class Registry(Protocol):
 
 @dataclass(slots=True)
 class _Case:
-    """`kill` None: of no pod. `since`, `until`: seconds of the steady clock; then no names are looked for any more."""
+    """
+    `kill` None: of no pod. `since`, `until`: seconds of the steady clock; then no names are looked for any more.
+    `changed`: it has another document than it was told with.
+    """
 
     id: str
     kill: Kill | None
@@ -61,6 +65,7 @@ class _Case:
     until: float
     late: Late
     released: bool
+    changed: bool
 
 
 class Announcer:
@@ -85,87 +90,118 @@ class Announcer:
         self._outlets = outlets
         self._on_released = on_released
         self._max_age = max_age
-        self._json_log = JsonLog(stdout, on_written=self._written)
+        self._printer = Printer(store, stdout)
         self._loop = asyncio.get_running_loop()
         self._cases: dict[str, _Case] = {}
-        self._in_flight: set[str] = set()
-        self._printed: list[str] = []
-        self._outcomes: dict[batch.CounterKey, int] = {}
+        self._due: dict[str, bool] = {}  # ids that are to be looked at; True: they have a new document
         self._timer: asyncio.TimerHandle | None = None
-        self._noting: asyncio.TimerHandle | None = None
+        self._rest: asyncio.Handle | None = None
 
     def look(self, settled: Iterable[str] | None = None) -> None:
         """Take up what the journal has settled now; None: all that it has."""
-        taken = []
-        for incident_id in self._store.pending() if settled is None else settled:
-            self._cases.pop(incident_id, None)  # it may have a new document
-            if (case := self._open(incident_id)) is not None:
-                self._cases[incident_id] = case
-                taken.append(case)
-        excess = len(self._cases) - MAX_CASES
-        self._go_on(taken)
-        if excess > 0:
-            self._go_on(list(self._cases.values())[:excess], at_once=True)
-        self._print()
+        if settled is None:
+            self._due |= {incident_id: False for incident_id in self._store.pending() if incident_id not in self._cases}
+        else:
+            self._due |= dict.fromkeys(settled, True)
+        if self._rest is None:
+            self._work()
 
     def poke(self) -> None:
         """Names or states of pods have changed."""
-        if self._cases and self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._arm(TICK_SECONDS)
 
     async def stop(self) -> None:
         """What still waits for names is left to the next start, if that can know of it."""
         if not self._store.persistent:
-            self._go_on(list(self._cases.values()), at_once=True)
-        await self._json_log.drain(DRAIN_SECONDS)
-        self._json_log.close()
-        self._note_printed()
-        if self._timer is not None:
-            self._timer.cancel()
+            now = time.monotonic()
+            self._commit([self._advance(case, now, at_once=True) for case in list(self._cases.values())])
+        await self._printer.stop()
+        for handle in (self._timer, self._rest):
+            if handle is not None:
+                handle.cancel()
 
     # Cases
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._due = dict.fromkeys(self._cases, False) | self._due
+        if self._rest is None:
+            self._work()
+
+    def _work(self) -> None:
+        """A slice of what is due, and the rest when others had their turn."""
+        self._rest = None
+        try:
+            self._commit(self._look_at_some(time.monotonic()))
+            self._printer.print()
+        finally:
+            if self._due:
+                self._rest = self._loop.call_soon(self._work)
+            elif self._cases:
+                waits = any(not case.released for case in self._cases.values())
+                self._arm(TICK_SECONDS if waits else SLOW_TICK_SECONDS)
+
+    def _arm(self, seconds: float) -> None:
+        """Look at all cases in so many seconds, if not before."""
+        if self._timer is not None and self._timer.when() <= self._loop.time() + seconds:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._tick)
+
+    def _look_at_some(self, now: float) -> Iterator[Later | None]:
+        while self._due and time.monotonic() < now + SLICE_SECONDS:
+            incident_id = next(iter(self._due))
+            case = self._take(incident_id, changed=self._due.pop(incident_id))
+            if case is not None:
+                yield self._advance(case, now)
+            if len(self._cases) > MAX_CASES:
+                yield self._advance(next(iter(self._cases.values())), now, at_once=True)
+
+    def _take(self, incident_id: str, *, changed: bool) -> _Case | None:
+        former = self._cases.get(incident_id)
+        if former is not None and not changed:
+            return former
+        case = self._open(incident_id)
+        if case is None:
+            self._cases.pop(incident_id, None)
+            return None
+        case.changed = changed
+        case.since = case.since if former is None else former.since
+        self._cases[incident_id] = case
+        return case
 
     def _open(self, incident_id: str) -> _Case | None:
         found = self._store.case(incident_id)
         if found is None:
             return None
-        now, killed_at = time.monotonic(), datetime.fromtimestamp(found.killed_at, UTC)
+        now, killed_at = time.monotonic(), datetime.now(UTC)
         kill, late = None, Late()
         try:
+            killed_at = datetime.fromtimestamp(found.killed_at, UTC)
             kill, late = _kill(json.loads(found.document), killed_at), from_json(found.late)
-        except (KeyError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             _log.error("journal: incident %s is damaged, it gets no names: %r", incident_id, error)
+        age = max(0.0, (datetime.now(UTC) - killed_at).total_seconds())
         return _Case(
             id=incident_id,
             kill=kill,
             killed_at=killed_at,
             since=now,
-            until=now + self._max_age - (datetime.now(UTC) - killed_at).total_seconds(),
+            until=now + self._max_age - age,
             late=late,
             released=bool(found.released),
+            changed=False,
         )
 
-    def _tick(self) -> None:
-        self._timer = None
-        self._go_on(list(self._cases.values()))
-
-    def _go_on(self, cases: Iterable[_Case], *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        later = [changed for case in cases if (changed := self._advance(case, now, at_once=at_once)) is not None]
+    def _commit(self, changes: Iterable[Later | None]) -> None:
+        later = [change for change in changes if change is not None]
         if later:
             self._store.apply(Batch(at=datetime.now(UTC), later=later))
-            for change in later:
-                if change.closed:
-                    del self._cases[change.id]
             self._on_released()
-            self._print()
-        if self._cases and self._timer is None:
-            waits = any(not case.released for case in self._cases.values())
-            self._timer = self._loop.call_later(TICK_SECONDS if waits else SLOW_TICK_SECONDS, self._tick)
 
-    def _advance(self, case: _Case, now: float, *, at_once: bool) -> Later | None:
-        """None: nothing new."""
+    def _advance(self, case: _Case, now: float, *, at_once: bool = False) -> Later | None:
+        """None: nothing new. A case that is closed is forgotten."""
         late, kill, age = case.late, case.kill, now - case.since
         final = True
         if kill is not None:
@@ -175,19 +211,26 @@ class Announcer:
             named = late.names is not None and (late.names.source is NamesFrom.API or not self._registry.has_api)
             final = late.fate is not None and (named or now >= case.until)
         release = not case.released and (at_once or self._may_be_told(kill, late, age))
+        told_again = case.released and case.changed
         closed = (case.released or release) and (final or at_once)
-        if late == case.late and not release and not closed:
+        if closed:
+            self._cases.pop(case.id, None)
+        if late == case.late and not (release or told_again or closed):
             return None
-        renamed = late.names != case.late.names
-        case.late, case.released = late, case.released or release
-        key, sinks = self._address(case) if release or renamed else (None, ())
+        newly_named = late.names is not None and case.late.names is None
+        case.late, case.released, case.changed = late, case.released or release, False
+        key: str | None = None
+        sinks: tuple[str, ...] = ()
+        if release or told_again or newly_named:
+            key, sinks = self._address(case, rename=release)
         return Later(
             id=case.id,
             late=to_json(late),
             named=late.names is not None,
             event_key=key,
-            release=sinks if release else None,
+            release=sinks if release or told_again else None,
             closed=closed,
+            expired=NEED_NAMES if closed and late.names is None else (),
         )
 
     def _may_be_told(self, kill: Kill | None, late: Late, age: float) -> bool:
@@ -216,46 +259,21 @@ class Announcer:
             confirmed=judged.confirmed,
         )
 
-    def _address(self, case: _Case) -> tuple[str | None, tuple[str, ...]]:
-        """Event key and remote sinks; of a damaged incident there are none."""
+    def _address(self, case: _Case, *, rename: bool) -> tuple[str | None, tuple[str, ...]]:
+        """
+        Event key and remote sinks; of a damaged incident there are none.
+
+        An Event of the node does not wait for names: under a key that these change, its repeat would be another Event.
+        """
         found = self._store.case(case.id)
         if found is None:
             return None, ()
         try:
             document = complete(json.loads(found.document), case.late)
-            return event_key(document, case.killed_at), self._outlets(document)
-        except (KeyError, TypeError, ValueError):  # said in _open()
+            key = event_key(document, case.killed_at) if rename or not document["node_pressure"] else None
+            return key, self._outlets(document)
+        except _DAMAGED:  # said in _open()
             return None, ()
-
-    # stdout
-
-    def _print(self) -> None:
-        if self._json_log.failed or self._in_flight:
-            return
-        unprinted = self._store.unprinted()
-        self._in_flight.update(incident_id for incident_id, _, _ in unprinted)
-        for incident_id, document, late in unprinted:
-            self._json_log.write(incident_id, _line(document, late))
-
-    def _written(self, incident_id: str, delivered: bool) -> None:
-        self._in_flight.discard(incident_id)
-        key = batch.DELIVERIES, f"{STDOUT} {DELIVERED if delivered else FAILED}"
-        self._outcomes[key] = self._outcomes.get(key, 0) + 1
-        if delivered:
-            self._printed.append(incident_id)
-        if not self._in_flight:
-            self._note_printed()
-            self._loop.call_soon(self._print)
-        elif self._noting is None:
-            self._noting = self._loop.call_later(TICK_SECONDS, self._note_printed)
-
-    def _note_printed(self) -> None:
-        if self._noting is not None:
-            self._noting.cancel()
-            self._noting = None
-        if self._printed or self._outcomes:
-            self._store.apply(Batch(at=datetime.now(UTC), added=self._outcomes, printed=self._printed))
-            self._printed, self._outcomes = [], {}
 
 
 def _kill(document: dict[str, Any], killed_at: datetime) -> Kill | None:
@@ -263,15 +281,6 @@ def _kill(document: dict[str, Any], killed_at: datetime) -> Kill | None:
     if pod is None:
         return None
     return Kill(PodUid(pod["uid"]), container and container["id"], None, killed_at)
-
-
-def _line(document: str, late: str | None) -> str:
-    if late is None:
-        return document
-    try:
-        return to_line(complete(json.loads(document), from_json(late), fate=False))
-    except (KeyError, TypeError, ValueError):  # damaged, said in _open(): as it is
-        return document
 
 
 def _rank(names: Names) -> tuple[bool, bool]:

@@ -26,6 +26,7 @@ DELIVERIES = "deliveries"
 FOREIGN = "foreign"
 PROCESS_EVENTS_LOST = "process_events_lost"
 PROCESS_EVENTS_SHED = "process_events_shed"
+EXPIRED = "expired"  # an outcome of DELIVERIES, as sinks.delivery has it
 EVICTIONS = "evictions"
 MALFORMED_PODS = "malformed_pods"
 USERSPACE_KILLS = "userspace_kills"
@@ -71,8 +72,8 @@ class Later:
     What became known of a journalled incident, or was decided on it.
 
     `late`: late.to_json(). `named`: namespace and name of its pod are among it. `event_key`: kills with the same make
-    one Event. `release`: from now on it is told, on stdout and to these sinks; None: not yet, or it was before.
-    `closed`: nothing more will come.
+    one Event; None: as before. `release`: from now on it is told, on stdout and to these sinks; None: not yet, or as
+    before. `closed`: nothing more will come. `expired`: these sinks are not told any more.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Later:
     event_key: str | None
     release: tuple[str, ...] | None
     closed: bool
+    expired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,10 +177,12 @@ class Intake:
         self._ticker = None
         # Old records come with the times they were printed at: by today's clock, a report that a batch cut in two is
         # long settled, and its second half would be another incident.
-        if not self._in_backlog:
-            self._incidents += self._pipeline.flush(time.monotonic())
-        self._commit(missing=self._tell_missing())
-        self._keep_ticking()
+        try:
+            if not self._in_backlog:
+                self._incidents += self._pipeline.flush(time.monotonic())
+            self._commit(missing=self._tell_missing())
+        finally:
+            self._keep_ticking()
 
     def _tell_missing(self) -> list[Taken]:
         """What only the counters know, once the log has been read to its end, or there is none."""
@@ -341,5 +343,6 @@ class Intake:
 
     def _retry_state(self) -> None:
         self._retrier = None
-        self._store.retry(datetime.now(UTC))
+        if self._store.retry(datetime.now(UTC)):
+            self._on_settled(None)
         self._watch_state()

@@ -39,13 +39,13 @@ _OF_ONE_BOOT = ("cgroups", "from_counters", "histories")
 _BESIDE_INCIDENTS = ("aliases", "outbox", "evictions")
 
 MAX_EVICTIONS = 10_000
-DOCUMENTS = "SELECT document, late FROM incidents WHERE document IS NOT NULL ORDER BY seq DESC"
+DOCUMENTS = "SELECT id, document, late FROM incidents JOIN documents USING (id) ORDER BY seq DESC"
 _COLUMNS = (
-    "id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document, kills, killed_at,"
-    " released, pending, late, named, event_key"
+    *("id", "boot_id", "journalled_at", "killed_at", "cause", "counted_processes", "evidence", "kills", "settled"),
+    *("printed", "released", "named", "pending", "late", "event_key", "sinks"),
 )
-_IF_TOLD = "CASE WHEN ? OR printed = 0 OR pending OR id IN (SELECT id FROM outbox) THEN document END"
-_INSERT = f"INSERT INTO incidents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO incidents ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
+_UNTOLD = "SELECT id FROM incidents WHERE printed = 0 OR pending = 1 UNION SELECT id FROM outbox"
 
 # Troubles of the disk or of our rights, which say nothing against the content of the file.
 _NOT_THE_FILES_FAULT = frozenset(
@@ -156,7 +156,6 @@ class Journal:
                 if not entry.live:
                     late.update(deltas)
             moved.update(self.followups.count_evictions(batch))
-            self._add(moved)
             self._db.executemany("UPDATE incidents SET printed = 1 WHERE id = ?", [(known,) for known in batch.printed])
             if batch.position is not None:
                 self._set_position(batch.position)
@@ -164,8 +163,9 @@ class Journal:
                 self._keep_counters(batch)
             self._keep_histories(batch.histories)
             for later in batch.later:
-                self.followups.keep(later)
+                moved.update(self.followups.keep(later))
             self._db.executemany("DELETE FROM outbox WHERE sink = ? AND id = ?", batch.delivered)
+            self._add(moved)
             if batch.userspace_cursor is not None:
                 self._db.execute(
                     "INSERT OR REPLACE INTO meta VALUES ('userspace_cursor', ?)", (batch.userspace_cursor,)
@@ -203,10 +203,11 @@ class Journal:
         # Read again, a report may have lost its head to the ring, and must not replace what was seen whole.
         if not settled or len(incident.verdict.evidence) > evidence:
             self._db.execute(
-                "UPDATE incidents SET document = ?, evidence = ?, settled = ?, pending = counted_processes IS NOT NULL,"
-                " printed = CASE WHEN counted_processes IS NULL THEN 1 ELSE 0 END WHERE id = ?",
-                (entry.document, len(incident.verdict.evidence), incident.settled or settled, incident.id),
+                "UPDATE incidents SET evidence = ?, settled = ?, pending = counted_processes IS NOT NULL,"
+                " printed = counted_processes IS NULL WHERE id = ?",
+                (len(incident.verdict.evidence), incident.settled or settled, incident.id),
             )
+            self._db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (incident.id, entry.document))
         self._db.execute("UPDATE incidents SET kills = max(kills, ?) WHERE id = ?", (entry.kills, incident.id))
         if processes is None or incident.process_count <= processes:
             return {}
@@ -217,27 +218,26 @@ class Journal:
 
     def _insert(self, entry: Entry, at: datetime) -> None:
         incident = entry.incident
-        self._db.execute(
-            _INSERT,
-            (
-                incident.id,
-                incident.boot_id,
-                at.timestamp(),
-                str(incident.verdict.cause),
-                incident.process_count if entry.counts else None,
-                len(incident.verdict.evidence),
-                incident.settled,
-                not entry.counts,
-                entry.document,
-                entry.kills,
-                (incident.time or at).timestamp(),
-                not entry.counts,
-                entry.counts,
-                None,
-                0,
-                None,
-            ),
-        )
+        row = {
+            "id": incident.id,
+            "boot_id": incident.boot_id,
+            "journalled_at": at.timestamp(),
+            "killed_at": (incident.time or at).timestamp(),
+            "cause": str(incident.verdict.cause),
+            "counted_processes": incident.process_count if entry.counts else None,
+            "evidence": len(incident.verdict.evidence),
+            "kills": entry.kills,
+            "settled": incident.settled,
+            "printed": not entry.counts,
+            "released": not entry.counts,
+            "named": False,
+            "pending": entry.counts,
+            "late": None,
+            "event_key": None,
+            "sinks": "",
+        }
+        self._db.execute(_INSERT, row)
+        self._db.execute("INSERT INTO documents VALUES (?, ?)", (incident.id, entry.document))
 
     def _add(self, moved: Mapping[CounterKey, int]) -> None:
         self._db.executemany(
@@ -308,13 +308,13 @@ class Journal:
         past = f"printed = 1 AND id NOT IN (SELECT id FROM outbox) AND {old}"
         limits = (retention.count, (at - retention.age).timestamp())
         with self._transaction():
+            self._db.execute(f"DELETE FROM documents WHERE id IN (SELECT id FROM incidents WHERE {past})", limits)
             self._db.execute(f"DELETE FROM incidents WHERE {past} AND boot_id IS NOT ?", (*limits, self._boot_id))
             self._db.execute("DELETE FROM aliases WHERE id NOT IN (SELECT id FROM incidents)")
             self._db.execute(
                 "DELETE FROM from_counters WHERE id NOT IN (SELECT id FROM from_counters ORDER BY at DESC LIMIT ?)",
                 (MAX_OPEN,),
             )
-            self._db.execute(f"UPDATE incidents SET document = NULL WHERE document IS NOT NULL AND {past}", limits)
             self._db.execute(
                 "DELETE FROM evictions WHERE pod_uid NOT IN"
                 " (SELECT pod_uid FROM evictions ORDER BY counted_at DESC LIMIT ?)",
@@ -327,23 +327,29 @@ class Journal:
 
         documents False: of incidents that were printed only the id is taken along.
         """
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS.replace('document', _IF_TOLD)} FROM incidents ORDER BY seq", (documents,)
+        rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM incidents ORDER BY seq").fetchall()
+        taken = "" if documents else f"WHERE id IN ({_UNTOLD})"
+        told = self._db.execute(
+            f"SELECT id, document, counted_processes IS NULL FROM documents JOIN incidents USING (id) {taken}"
         )
         position = self.position()
         counters = {table: self._of_this_boot(f"SELECT * FROM {table}") for table in _OF_ONE_BOOT}
         others = {table: self._db.execute(f"SELECT * FROM {table}").fetchall() for table in _BESIDE_INCIDENTS}
         with other._transaction():
+            # What was old to one that had no state to begin with, another may have counted: that one knows more.
             other._db.executemany(
-                f"{_INSERT} ON CONFLICT (id) DO UPDATE SET"
-                " counted_processes = coalesce(excluded.counted_processes, counted_processes),"
+                f"{_INSERT} ON CONFLICT (id) DO UPDATE SET counted_processes = excluded.counted_processes,"
                 " evidence = max(evidence, excluded.evidence), settled = max(settled, excluded.settled),"
-                " printed = max(printed, excluded.printed), document = coalesce(excluded.document, document),"
-                " kills = max(kills, excluded.kills), released = max(released, excluded.released),"
-                " pending = excluded.pending, late = coalesce(excluded.late, late),"
-                " named = max(named, excluded.named), event_key = coalesce(excluded.event_key, event_key)",
-                rows,
+                " printed = max(printed, excluded.printed), kills = max(kills, excluded.kills),"
+                " released = max(released, excluded.released), pending = excluded.pending,"
+                " late = coalesce(excluded.late, late), named = max(named, excluded.named),"
+                " event_key = coalesce(excluded.event_key, event_key), sinks = excluded.sinks"
+                " WHERE excluded.counted_processes IS NOT NULL",
+                [dict(zip(_COLUMNS, row, strict=True)) for row in rows],
             )
+            for identity, document, was_old in told:
+                either = "IGNORE" if was_old else "REPLACE"
+                other._db.execute(f"INSERT OR {either} INTO documents VALUES (?, ?)", (identity, document))
             self.followups.forget_sent(other.followups)
             for table, kept in others.items():
                 other._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", kept)

@@ -15,7 +15,7 @@ CREATE TABLE incidents (
     evidence INTEGER NOT NULL,              -- how many witnesses the document rests on
     settled INTEGER NOT NULL,
     printed INTEGER NOT NULL,
-    document TEXT                           -- NULL: retention took it, the id stays for as long as the boot
+    document TEXT
 );
 CREATE INDEX unprinted ON incidents (seq) WHERE printed = 0;
 CREATE TABLE counters (name TEXT, label TEXT, value INTEGER NOT NULL, PRIMARY KEY (name, label)) WITHOUT ROWID;
@@ -34,16 +34,24 @@ CREATE TABLE cgroups (
 CREATE TABLE from_counters (id TEXT PRIMARY KEY, path TEXT NOT NULL, at REAL NOT NULL, after REAL) WITHOUT ROWID;
 CREATE TABLE histories (path TEXT PRIMARY KEY, history BLOB NOT NULL);
 """,
-    # killed_at: seconds since 1970, journalled_at where it is not known. late: see late.py. released: may be told.
-    # named: late has namespace and name of the pod. pending: names or fate may still come. evictions: pods whose
+    # documents: apart, so that what is looked at often does not lie behind hundreds of KiB; retention takes them first,
+    # the id stays for as long as the boot. killed_at: seconds since 1970, journalled_at where it is not known.
+    # late: see late.py. released: may be told. named: late has namespace and name of the pod. pending: names or fate
+    # may still come. sinks: the remote ones that were ever to be told, outbox: that still are. evictions: pods whose
     # eviction is counted.
     """
+CREATE TABLE documents (id TEXT PRIMARY KEY, document TEXT NOT NULL);
+INSERT INTO documents SELECT id, document FROM incidents WHERE document IS NOT NULL;
+ALTER TABLE incidents DROP COLUMN document;
 ALTER TABLE incidents ADD COLUMN killed_at REAL;
 ALTER TABLE incidents ADD COLUMN late TEXT;
-ALTER TABLE incidents ADD COLUMN released INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE incidents ADD COLUMN released INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE incidents ADD COLUMN named INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE incidents ADD COLUMN pending INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE incidents ADD COLUMN event_key TEXT;
+ALTER TABLE incidents ADD COLUMN sinks TEXT NOT NULL DEFAULT '';
+UPDATE incidents SET killed_at = journalled_at, released = settled OR counted_processes IS NULL;
+UPDATE incidents SET pending = NOT released;
 CREATE INDEX pending ON incidents (seq) WHERE pending = 1;
 CREATE INDEX event_key ON incidents (event_key) WHERE event_key IS NOT NULL;
 CREATE TABLE outbox (sink TEXT, id TEXT, PRIMARY KEY (sink, id)) WITHOUT ROWID;

@@ -84,7 +84,7 @@ def complete(document: Mapping[str, Any], late: Late, *, fate: bool = True) -> D
         if late.confirmed:
             completed["evidence"] = [*document["evidence"], str(Evidence.POD_STATUS)]
         if late.contradiction is not None:
-            completed["contradictions"] = [*document.get("contradictions", ()), late.contradiction]
+            completed["contradictions"] = [*completed.get("contradictions", ()), late.contradiction]
     return completed
 
 

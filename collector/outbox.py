@@ -40,7 +40,8 @@ _KINDS = {
     WEBHOOK: _Kind(by_event=False, named=False),
     ALERTMANAGER: _Kind(by_event=False, named=False),
 }
-_DAMAGED = (KeyError, TypeError, ValueError)
+NEED_NAMES = tuple(sink for sink, kind in _KINDS.items() if kind.named)
+_DAMAGED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
 class StoreOutbox:
@@ -70,6 +71,11 @@ class StoreOutbox:
                 delivered=[(sink, known) for known in ids],
             )
         )
+
+    def expire_abandoned(self, sinks: tuple[str, ...], before: datetime) -> None:
+        """What is left of sinks that are switched off, once it is too old for them."""
+        for sink, known in self._store.abandoned(sinks, before):
+            self.done(sink, [known], Outcome.EXPIRED)
 
     def _letter(self, sink: str, mail: Mail) -> Letter | None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from collector import __version__
@@ -36,6 +36,7 @@ class Outlets:
             self._add(NodeEvents(client), limits)
         if config.webhook_url or config.alertmanager_url:
             self._add_posts(config)
+        self._outbox.expire_abandoned(self.names, datetime.now(UTC) - self._max_age)
 
     def _add_posts(self, config: Config) -> None:
         from collector.sinks.alertmanager import Alertmanager

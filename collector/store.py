@@ -112,7 +112,7 @@ class Store:
         return self._journal.histories()
 
     def userspace_cursor(self) -> str | None:
-        return self._journal.userspace_cursor()
+        return self._read(self._journal.userspace_cursor, None)
 
     def pending(self) -> list[str]:
         return self._read(self._journal.followups.pending, [])
@@ -120,7 +120,7 @@ class Store:
     def case(self, incident_id: str) -> Case | None:
         return self._read(lambda: self._journal.followups.case(incident_id), None)
 
-    def unprinted(self, limit: int = 100) -> list[tuple[str, str, str | None]]:
+    def unprinted(self, limit: int = 8) -> list[tuple[str, str, str | None]]:
         return self._read(lambda: self._journal.followups.unprinted(limit), [])
 
     def mail(self, sink: str, limit: int, *, by_event: bool, named: bool) -> list[Mail]:
@@ -128,6 +128,9 @@ class Store:
 
     def whole(self, incident_id: str) -> tuple[str, str | None] | None:
         return self._read(lambda: self._journal.followups.whole(incident_id), None)
+
+    def abandoned(self, sinks: tuple[str, ...], before: datetime) -> list[tuple[str, str]]:
+        return self._read(lambda: self._journal.followups.abandoned(sinks, before.timestamp()), [])
 
     def retry(self, at: datetime) -> bool:
         """Move from memory to the disk. The counters go on as they were shown: they never jump to an older state's."""
@@ -242,11 +245,25 @@ def read_documents(directory: Path) -> Iterator[Document]:
         # A database in WAL mode cannot be read without writing its -shm file, except when told that nobody writes.
         in_use = path.with_name(f"{FILE_NAME}-wal").exists() or os.access(directory, os.W_OK)
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro{'' if in_use else '&immutable=1'}", uri=True)
-        for document, late in connection.execute(DOCUMENTS):
-            yield complete(json.loads(document), from_json(late))
+        for identity, document, late in connection.execute(DOCUMENTS):
+            if (told := _read_document(identity, document, late)) is not None:
+                yield told
         connection.close()
     except sqlite3.Error as error:
         raise CollectorError(f"{path}: {error}") from error
+
+
+def _read_document(identity: str, document: str, late: str | None) -> Document | None:
+    """Without what became known later, where another version knew it by other words; None: damaged."""
+    try:
+        told: Document = json.loads(document)
+        return complete(told, from_json(late))
+    except (KeyError, TypeError, ValueError) as error:
+        _log.warning("journal: incident %s: %r", identity, error)
+    try:
+        return dict(json.loads(document))
+    except (TypeError, ValueError):
+        return None
 
 
 def _set_aside(path: Path, kind: str, at: datetime) -> Path:

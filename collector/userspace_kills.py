@@ -32,7 +32,11 @@ async def count_userspace_kills(config: Config, store: Store, metrics: Metrics, 
         return
     from collector.sources.oomd import follow_userspace_kills
 
+    cursor = store.userspace_cursor()
+
     def count(kill: UserspaceKill) -> None:
+        nonlocal cursor
+        cursor = kill.cursor
         _log.info("%s killed all processes of %s", kill.killer, kill.memcg)
         added = {(batch.USERSPACE_KILLS, kill.killer): 1}
         store.apply(Batch(at=datetime.now(UTC), added=added, userspace_cursor=kill.cursor))
@@ -40,7 +44,7 @@ async def count_userspace_kills(config: Config, store: Store, metrics: Metrics, 
     while True:
         metrics.witness_up[SYSTEMD_OOMD] = True
         reason = await follow_userspace_kills(
-            config.journal_dir, count, cursor=store.userspace_cursor(), since=store.first_start, boot_id=boot_id
+            config.journal_dir, count, cursor=cursor, since=store.first_start, boot_id=boot_id
         )
         metrics.witness_up[SYSTEMD_OOMD] = False
         _log.warning("kills by systemd-oomd are not counted: %s", reason)
