@@ -1,7 +1,7 @@
 # The two commands: `make run` and `make test`. Both set up .venv themselves (scripts/setup).
 #   make run ARGS='--listen 127.0.0.1:9999'   make test-kernel KERNEL=6.1   PYTHON=/path/to/python make test
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kernel bench lock clean
+.PHONY: help run test test-kernel test-cluster bench lock clean
 KERNEL ?=
 ARGS ?=
 
@@ -20,6 +20,11 @@ test: ## the whole check: format, lint, types, import rules, tests
 test-kernel: ## the agent in a virtual machine on a real kernel; KERNEL=6.1 or another, or KERNEL=all
 	@scripts/setup dev
 	@tests/kernel/run $(KERNEL)
+
+test-cluster: ## contract tests on the cluster of KUBECONFIG; with IMAGE=... the chart on it and a pod of each kind killed
+	@[ -n "$$KUBECONFIG" ] || { echo "usage: KUBECONFIG=... [IMAGE=...] make test-cluster (tests/cluster/README.md)" >&2; exit 2; }
+	@scripts/setup dev
+	@.venv/bin/python -m pytest -v -m cluster -o faulthandler_timeout=1200 tests/kube tests/cluster $(ARGS)
 
 bench: ## measure speed and memory on this machine
 	@scripts/setup dev

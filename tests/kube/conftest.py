@@ -55,8 +55,8 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
 @asynccontextmanager
 async def _double() -> AsyncIterator[Cluster]:
     cluster = DoubleCluster()
-    await cluster.start()
     try:
+        await cluster.start()
         yield cluster
     finally:
         await cluster.close()
@@ -68,8 +68,8 @@ async def _real() -> AsyncIterator[Cluster]:
     if not path:
         pytest.skip("KUBECONFIG names no cluster")
     cluster = RealCluster(await from_kubeconfig(Path(path))())
-    await cluster.start()
     try:
+        await cluster.start()
         yield cluster
     finally:
         await cluster.close()

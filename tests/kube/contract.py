@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 USER_AGENT = "oom-collector/0 (contract)"
 _CREATE_SECONDS = 30.0
+_LABELS = {"pod-security.kubernetes.io/enforce": "privileged", "oom-collector-test": "contract"}
 
 
 class Cluster(Protocol):
@@ -96,7 +97,7 @@ class RealCluster:
         self._session = aiohttp.ClientSession()
 
     async def start(self) -> None:
-        await self._send("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        await self._send("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace, "labels": _LABELS}})
         nodes = (await self.client.get("/api/v1/nodes", {"limit": "1"}))["items"]
         if isinstance(nodes, list) and nodes:
             self.node = nodes[0]["metadata"]["name"]

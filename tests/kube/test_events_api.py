@@ -37,8 +37,8 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
         if not path:
             pytest.skip("KUBECONFIG names no cluster")
         made = RealCluster(await from_kubeconfig(Path(path))())
-    await made.start()
     try:
+        await made.start()
         yield made
     finally:
         await made.close()
