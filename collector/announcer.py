@@ -46,6 +46,10 @@ class Registry(Protocol):
     def has_api(self) -> bool:
         """Whether the API is asked, so that better names than now may come."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the API is asked, and does not answer now."""
+
     def names(self, pod_uid: PodUid | None, container_id: ContainerId | None) -> Names | None: ...
     def fate(self, kill: Kill) -> Judged | None:
         """None: not known yet."""
@@ -65,6 +69,7 @@ class _Case:
     until: float
     late: Late
     released: bool
+    named: bool
     changed: bool
 
 
@@ -191,6 +196,7 @@ class Announcer:
             until=now + self._max_age - age,
             late=late,
             released=bool(found.released),
+            named=False,
             changed=False,
         )
 
@@ -203,22 +209,24 @@ class Announcer:
     def _advance(self, case: _Case, now: float, *, at_once: bool = False) -> Later | None:
         """None: nothing new. A case that is closed is forgotten."""
         late, kill, age = case.late, case.kill, now - case.since
-        final = True
+        named, final = False, True
         if kill is not None:
             late = self._with_names(late, kill)
-            if late.fate is None:
+            if late.fate is None or late.fate is Fate.UNKNOWN:
                 late = self._with_fate(late, kill, age)
-            named = late.names is not None and (late.names.source is NamesFrom.API or not self._registry.has_api)
-            final = late.fate is not None and (named or now >= case.until)
+            is_best = late.names is not None and (late.names.source is NamesFrom.API or not self._registry.has_api)
+            final = now >= case.until or (is_best and late.fate not in (None, Fate.UNKNOWN))
+            # Better names than the log folders' are worth waiting for, as long as nothing can be sent anyway.
+            named = late.names is not None and (is_best or final or not self._registry.is_behind)
         release = not case.released and (at_once or self._may_be_told(kill, late, age))
         told_again = case.released and case.changed
         closed = (case.released or release) and (final or at_once)
         if closed:
             self._cases.pop(case.id, None)
-        if late == case.late and not (release or told_again or closed):
+        if late == case.late and named == case.named and not (release or told_again or closed):
             return None
-        newly_named = late.names is not None and case.late.names is None
-        case.late, case.released, case.changed = late, case.released or release, False
+        newly_named = named and not case.named
+        case.late, case.named, case.released, case.changed = late, named, case.released or release, False
         key: str | None = None
         sinks: tuple[str, ...] = ()
         if release or told_again or newly_named:
@@ -226,11 +234,11 @@ class Announcer:
         return Later(
             id=case.id,
             late=to_json(late),
-            named=late.names is not None,
+            named=named,
             event_key=key,
             release=sinks if release or told_again else None,
             closed=closed,
-            expired=NEED_NAMES if closed and late.names is None else (),
+            expired=NEED_NAMES if closed and not named else (),
         )
 
     def _may_be_told(self, kill: Kill | None, late: Late, age: float) -> bool:
@@ -250,6 +258,7 @@ class Announcer:
     def _with_fate(self, late: Late, kill: Kill, age: float) -> Late:
         judged = self._registry.fate(kill._replace(container_name=late.names.container if late.names else None))
         if judged is None:
+            # For the time being: an API that comes back after an outage may still tell.
             return replace(late, fate=Fate.UNKNOWN) if age >= FATE_SECONDS else late
         return replace(
             late,

@@ -69,6 +69,10 @@ class Cluster:
     def has_api(self) -> bool:
         return self._client is not None
 
+    @property
+    def is_behind(self) -> bool:
+        return self._client is not None and not self._up
+
     async def run(self, on_change: Callable[[], None]) -> None:
         """Until cancelled. on_change: names or fates may be known that were not before."""
         self._on_change = on_change

@@ -93,7 +93,8 @@ class Counted:
         if place is not None and incident.settled:
             base = sighting or Sighting(method=incident.attribution.method)
             collateral = self._surroundings.collateral(report, end)
-            known = replace(self._describe(base, place, start, end), collateral=collateral)
+            printed = report.oom_memcg and self._view.here(report.oom_memcg, self._ledger)
+            known = replace(self._describe(base, place, start, end, printed=printed), collateral=collateral)
             incident = incident if known == sighting else judge_again(incident, known)
         return self._judge_by_paths_here(incident, path)
 
@@ -163,17 +164,28 @@ class Counted:
         local = self._view.report_here(report, self._ledger)
         return replace(judge_again(replace(incident, report=local), incident.sighting), report=report)
 
-    def _describe(self, sighting: Sighting, path: MemcgPath, start: float | None, end: float | None) -> Sighting:
+    def _describe(
+        self,
+        sighting: Sighting,
+        path: MemcgPath,
+        start: float | None,
+        end: float | None,
+        *,
+        printed: MemcgPath | None = None,
+    ) -> Sighting:
+        """printed: the cgroup whose limit was hit, by the kernel's word."""
         limited, unlimited = None, False
         if start is not None and end is not None:
             limited = self._ledger.limit_hit(path, start - HIT_SECONDS, end + HIT_SECONDS).limited
             quiet = self._ledger.limit_hit(path, start - REPORT_SECONDS, end + HIT_SECONDS).unlimited
             unlimited = quiet and self._view.whole
+        short = printed or limited
         return replace(
             sighting,
             limited=limited,
             unlimited=unlimited,
-            memory=self._surroundings.memory_of(limited or path),
+            # Of the victim's own cgroup it would say nothing of the limit, and it may be sampled after its end.
+            memory=self._surroundings.memory_of(short) if short is not None else None,
             limit_bytes=self._lowest_limit(path),
         )
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 
-# Without its longest lists: a task dump may be larger than all the rest a thousand times.
-_SLIM = "CASE WHEN json_valid(document) THEN json_remove(document, '$.tasks', '$.memory.stat') ELSE document END"
+# Without its longest list: a task dump may be larger than all the rest a thousand times.
+_SLIM = "CASE WHEN json_valid(document) THEN json_remove(document, '$.tasks') ELSE document END"
 
 
 class FollowUps:
@@ -92,7 +92,7 @@ class FollowUps:
 
     def mail(self, sink: str, limit: int, *, by_event: bool, named: bool) -> list[Mail]:
         """
-        What a sink is to be told, oldest first, at most `limit` keys; documents without their longest lists.
+        What a sink is to be told, oldest first, at most `limit` keys; documents without their longest list.
 
         by_event: kills of one event key go out as one. named: only of pods whose names are known.
         """

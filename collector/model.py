@@ -292,7 +292,7 @@ class Sighting:
     limited: MemcgPath | None = None
     unlimited: bool = False
     memory: MemoryUse | None = None
-    """Of `limited` or `within`, as last sampled; where the kernel's report has none."""
+    """Of the cgroup whose limit was hit, as last sampled; where the kernel's report has none."""
     limit_bytes: int | None = None
     """The lowest `memory.max` of the victim's container and pod."""
     collateral: tuple[Process, ...] = ()
@@ -318,7 +318,8 @@ class Names:
     """
     What the API, or the kubelet's log folders, tell of a pod and one of its containers.
 
-    `lone`: the pod's only long-running container, so that the pod's limit is this container's. `event_uid`: under which
+    `lone`: the pod's only long-running container, with a limit of its own and no debug container beside it, so that the
+    pod's limit is this container's. `event_uid`: under which
     `kubectl describe pod` looks for Events: a mirror pod's is not the one that the API gave it.
     """
 

@@ -35,6 +35,7 @@ class Registry:
 
     def __init__(self, *, has_api: bool = True) -> None:
         self.has_api = has_api
+        self.is_behind = False
         self.known: Names | None = None
         self.judged: Judged | None = None
         self.asked: list[Kill] = []
@@ -155,6 +156,31 @@ async def test_the_log_folders_serve_until_the_api_answers(tmp_path: Path, regis
         registry.known = LINKED  # the pod is gone from the API: what it said stands
         await asyncio.sleep(0.1)
         assert made.document["attribution"]["names_from"] == "api"
+
+
+async def test_an_event_waits_for_better_names_while_the_api_is_down(tmp_path: Path, registry: Registry) -> None:
+    """It cannot be sent anyway, and the log folders do not tell what kind of container it was."""
+    registry.known, registry.is_behind = LINKED, True
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.5)
+        assert len(made.printed) == 1
+        assert made.store.mail("webhook", 9, by_event=False, named=True) == []
+        registry.is_behind = False  # and it does not know this pod
+        await asyncio.sleep(0.1)
+        assert len(made.store.mail("webhook", 9, by_event=False, named=True)) == 1
+
+
+async def test_a_fate_that_comes_after_an_outage_is_taken(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.9)
+        assert made.document["fate"] == "unknown"
+        registry.judged = Judged(fate=Fate.RESTARTED, contradiction="x says y")
+        await asyncio.sleep(0.1)
+        assert (made.document["fate"], made.document["contradictions"]) == ("restarted", ["x says y"])
+        assert made.store.pending() == []
 
 
 async def test_without_an_api_nobody_waits(tmp_path: Path, registry: Registry) -> None:

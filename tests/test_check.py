@@ -13,6 +13,7 @@ from collector.check import check_machine, kernel_log_works, render
 from collector.check_row import Row
 from collector.config import read_config
 from tests.kube.api_server import ApiServer
+from tests.kube.events_api import EventsApi
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,8 @@ def test_cgroup_version(made: str, works: bool, reason: str, tmp_path: Path) -> 
 
 
 async def test_what_the_api_allows(tmp_path: Path) -> None:
-    api = ApiServer()
+    events = EventsApi()
+    api = ApiServer(events.mount)
     api.add_node("node-1")
     await api.start()
     kubeconfig = tmp_path / "kubeconfig"
@@ -77,17 +79,30 @@ async def test_what_the_api_allows(tmp_path: Path) -> None:
     config = {"clusters": clusters, "contexts": contexts, "users": users, "current-context": "c"}
     kubeconfig.write_text(json.dumps(config))
 
-    async def look() -> dict[str, Row]:
-        return await asyncio.to_thread(rows, tmp_path, kubeconfig=str(kubeconfig), node_name="node-1")
+    async def look(**changes: str) -> dict[str, Row]:
+        found = await asyncio.to_thread(rows, tmp_path, kubeconfig=str(kubeconfig), node_name="node-1", **changes)
+        prefix = "Kubernetes API: "
+        return {what.removeprefix(prefix): row for what, row in found.items() if what.startswith(prefix)}
 
-    assert [row.works for what, row in (await look()).items() if what.startswith("Kubernetes")] == [True, True]
-    api.rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
-    node = (await look())["Kubernetes API: node"]
-    assert (node.works, node.fix) == (False, "bind the ClusterRole in deploy/")
+    kinds = {
+        "pods": ("list", "", "pods"),
+        "pods, watched": ("watch", "", "pods"),
+        "node": ("get", "", "nodes"),
+        "Events": ("create", "events.k8s.io", "events"),
+        "Events, repeated": ("patch", "events.k8s.io", "events"),
+    }
+    found = await look()
+    assert {what: row.reason for what, row in found.items()} == dict.fromkeys(kinds, "answered")
+    assert not events.events, "nothing is left behind"
+    assert not events.warnings
+    for missing in kinds:
+        given = [kind for what, kind in kinds.items() if what != missing]
+        api.rules = [{"verbs": [verb], "apiGroups": [group], "resources": [what]} for verb, group, what in given]
+        refused = [(what, row.fix) for what, row in (await look()).items() if not row.works]
+        assert refused == [(missing, "bind the ClusterRole in deploy/")]
+    assert list(await look(events="off")) == ["pods", "pods, watched"]
     await api.stop()
-    pods = (await look())["Kubernetes API: pods"]
-    assert not pods.works
-    assert "Connection refused" in pods.reason
+    assert all("Connection refused" in row.reason and not row.works for row in (await look()).values())
 
 
 def test_no_cluster_and_no_node_name_are_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -52,7 +53,8 @@ class Access:
     def tls_context(self) -> ssl.SSLContext:
         """Raises AccessError for a certificate or key that cannot be read."""
         try:
-            context = ssl.create_default_context(cadata=self.ca_pem)
+            # Bundles name their authorities in comments, and OpenSSL takes ASCII alone.
+            context = ssl.create_default_context(cadata=self.ca_pem and self.ca_pem.encode("ascii", "replace").decode())
             # Python 3.13 switches it on; CAs made by older cluster installers lack the key identifiers that it demands.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             if not self.verify:
@@ -60,7 +62,7 @@ class Access:
                 context.verify_mode = ssl.CERT_NONE
             if self.cert_pem and self.key_pem:
                 _load_client_certificate(context, self.cert_pem, self.key_pem)
-        except (ssl.SSLError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise AccessError(f"certificates for {self.server}: {error}") from error
         return context
 
@@ -116,14 +118,18 @@ def from_kubeconfig(path: Path | None, *, timeout_seconds: float = KUBECONFIG_TI
 
     async def load() -> Access:
         command = (sys.executable, "-m", "collector.kube.kubeconfig", *([str(path)] if path else []))
-        child = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
         name = str(path or "kubeconfig")
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        # A node without memory or pids to spare. RuntimeError: nor a thread, to wait for the child.
+        except (OSError, RuntimeError) as error:
+            raise AccessError(f"{name}: no process can be started to read it: {error}") from error
         try:
             async with asyncio.timeout(timeout_seconds):
                 stdout, stderr = await child.communicate()
@@ -131,7 +137,8 @@ def from_kubeconfig(path: Path | None, *, timeout_seconds: float = KUBECONFIG_TI
             raise AccessError(f"{name}: not read within {timeout_seconds:g} s") from error
         finally:
             if child.returncode is None:
-                os.killpg(child.pid, signal.SIGKILL)  # with the plugin that it waits for
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)  # with the plugin that it waits for
                 await child.wait()
         if child.returncode != 0:
             lines = stderr.decode(errors="replace").strip().splitlines()

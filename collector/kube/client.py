@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from collector.errors import CollectorError
+from collector.kube.access import AccessError
 from collector.text import printable
 
 if TYPE_CHECKING:
@@ -30,17 +31,26 @@ STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 _CONNECTIONS = 2
 _MAX_BODY = 4 << 20
 _MAX_STATUS = 64 << 10
+_MAX_RETRY_AFTER = 86_400
 
 
 class ApiError(CollectorError):
     """
     The server says no: with a Status, or with what a proxy put in its place.
 
-    retry_after: in seconds. causes: the reasons in the Status' details, such as NamespaceTerminating.
+    retry_after: in seconds. causes: the reasons in the Status' details, such as NamespaceTerminating. is_status: False:
+    it may not be the API server that answered.
     """
 
     def __init__(
-        self, status: int, reason: str, message: str, *, retry_after: float | None = None, causes: tuple[str, ...] = ()
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        causes: tuple[str, ...] = (),
+        is_status: bool = True,
     ) -> None:
         super().__init__(f"{status} {reason}: {message}" if message else f"{status} {reason}")
         self.status = status
@@ -48,6 +58,7 @@ class ApiError(CollectorError):
         self.message = message
         self.retry_after = retry_after
         self.causes = causes
+        self.is_status = is_status
 
 
 class ApiUnreachable(CollectorError):  # noqa: N818  # a state, and it reads as one
@@ -111,8 +122,9 @@ class KubeClient:
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         return await self._exchange(_Call(method="GET", path=path, params=params or {}))
 
-    async def post(self, path: str, body: Mapping[str, object]) -> Json:
-        return await self._exchange(_Call(method="POST", path=path, body=json.dumps(body).encode()))
+    async def post(self, path: str, body: Mapping[str, object], params: Mapping[str, str] | None = None) -> Json:
+        data = json.dumps(body).encode()
+        return await self._exchange(_Call(method="POST", path=path, params=params or {}, body=data))
 
     async def patch(self, path: str, body: Mapping[str, object], content_type: str = STRATEGIC_MERGE) -> Json:
         data = json.dumps(body).encode()
@@ -175,9 +187,10 @@ class KubeClient:
                 timeout=call.timeout or self._answer_timeout,
                 allow_redirects=False,  # the credentials are this server's
             )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # RuntimeError: on a node without a pid to spare, the resolver cannot start its thread.
+        except (aiohttp.ClientError, OSError, ValueError, AssertionError, RuntimeError) as error:
             self._count(call, "unreachable")
-            raise _unreachable(error) from error
+            raise _failure(error) from error
         self._count(call, str(response.status))
         if 200 <= response.status < 300:
             return response
@@ -233,7 +246,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, Non
         async for chunk in response.content.iter_any():
             yield chunk
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise _unreachable(error) from error
+        raise _failure(error) from error
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -264,28 +277,32 @@ async def _refusal(response: aiohttp.ClientResponse) -> ApiError:
 
 def status_error(status: object, code: int, reason: str) -> ApiError:
     """status: a Status as the API sends it, in an answer or in a watch. code, reason: where it has none."""
-    if not isinstance(status, dict):
-        return ApiError(code, reason, "")
+    if not isinstance(status, dict) or status.get("kind") != "Status":
+        return ApiError(code, _words(reason, 100), "", is_status=False)
     details = status.get("details")
     details = details if isinstance(details, dict) else {}
     causes = details.get("causes")
     seconds = details.get("retryAfterSeconds")
     status_code = status.get("code")
     return ApiError(
-        status_code if isinstance(status_code, int) else code,
-        printable(str(status.get("reason") or reason)),
-        printable(str(status.get("message") or ""))[:500],
-        retry_after=float(seconds) if isinstance(seconds, int) and seconds > 0 else None,
+        status_code if isinstance(status_code, int) and 400 <= status_code < 600 else code,
+        _words(status.get("reason") or reason, 100),
+        _words(status.get("message"), 500),
+        retry_after=float(min(seconds, _MAX_RETRY_AFTER)) if isinstance(seconds, int) and seconds > 0 else None,
         causes=tuple(
-            str(cause.get("reason"))
+            _words(cause.get("reason"), 100)
             for cause in (causes if isinstance(causes, list) else ())
             if isinstance(cause, dict)
         ),
     )
 
 
-def _unreachable(error: Exception) -> ApiUnreachable:
-    """What aiohttp says, without the addresses of objects that it puts in."""
+def _words(value: object, limit: int) -> str:
+    return printable(value[:limit])[:limit] if isinstance(value, str) else ""
+
+
+def _failure(error: Exception) -> ApiUnreachable | AccessError:
+    """What aiohttp says, without the addresses of objects that it puts in, nor what may be a secret."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Untrusted(f"{error.host}:{error.port}: {error.certificate_error}")
     if isinstance(error, aiohttp.ClientConnectorSSLError):
@@ -295,4 +312,7 @@ def _unreachable(error: Exception) -> ApiUnreachable:
         return ApiUnreachable(f"{error.host}:{error.port}: {os.strerror(cause.errno) if cause.errno else cause}")
     if isinstance(error, TimeoutError):
         return ApiUnreachable("no answer in time")
+    # It asserts that it knows the scheme of a proxy.
+    if isinstance(error, ValueError | AssertionError) and not isinstance(error, OSError):
+        return AccessError("the API server's address, its proxy or the token cannot be used in a request")
     return ApiUnreachable(printable(str(error)) or type(error).__name__)

@@ -117,7 +117,8 @@ class ListItems:
                     yield value
         except json.JSONDecodeError:
             pass  # not whole yet
-        except RecursionError as error:
+        # ValueError: Python reads no number of more than 4,300 digits.
+        except (ValueError, RecursionError) as error:
             raise ParseError("list", text[at : at + 200]) from error
         self._open, self._size = [text[at:]], len(text) - at
         # Tried again when it is twice as long: an object is read for twice its length at most.

@@ -12,6 +12,7 @@ from collector.errors import ParseError
 from collector.kube.access import AccessError
 from collector.kube.client import ApiError, ApiUnreachable, status_error
 from collector.kube.items import ListItems, WatchEvents
+from collector.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,11 @@ _PODS = "/api/v1/pods"
 _END_OF_LIST = "k8s.io/initial-events-end"
 _LONGEST_WAIT = 600.0
 _MUTE_WATCHES = 3
+_LONGEST_VERSION = 128
+
+# What no reader foresaw: in what the server sent, or in what somebody wrote into a pod. It is still there at the next
+# start, so an agent that it ended would end at each, on every node that such a pod comes to.
+_UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
 
 
 class PodSink(Protocol):
@@ -114,6 +120,9 @@ class PodReflector:
             return min(error.retry_after or 0.0, _LONGEST_WAIT)
         except (ApiUnreachable, AccessError, ParseError) as error:
             self._ended(str(error))
+        except _UNFORESEEN as error:
+            self._version = None
+            self._report.down(f"what the API sent is not understood: {printable(repr(error))[:200]}", error)
         else:
             self._ended("the server ends each watch at once")
         return 0.0
@@ -201,7 +210,7 @@ class PodReflector:
     def _take(self, event: Mapping[str, object]) -> None:
         kind, value = event.get("type"), event.get("object")
         if not isinstance(value, dict):
-            raise ParseError("watch event", str(event)[:200])
+            raise ParseError("watch event", f"its object is of type {type(value).__name__}")
         if kind == "ERROR":
             raise status_error(value, 500, "watch error")
         if kind == "BOOKMARK":
@@ -229,7 +238,9 @@ class PodReflector:
 def _version(value: Mapping[str, object]) -> str | None:
     metadata = value.get("metadata")
     version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    return version if isinstance(version, str) and version else None
+    # It is sent back within an address.
+    usable = isinstance(version, str) and version.isascii() and 0 < len(version) <= _LONGEST_VERSION
+    return version if usable else None
 
 
 class _Report:
@@ -245,12 +256,13 @@ class _Report:
         if self._tell(True, None):
             _log.info("pods: names and states come from the API")
 
-    def down(self, reason: str) -> None:
+    def down(self, reason: str, error: BaseException | None = None) -> None:
+        """error: whose traceback is worth a look."""
         was_down = self._told is not None and not self._told[0]
         self._tell(False, reason)
         if not was_down or time.monotonic() >= self._logged_at + self._remind_seconds:
             self._logged_at = time.monotonic()
-            _log.warning("pods: not known from the API: %s", reason)
+            _log.warning("pods: not known from the API: %s", reason, exc_info=error)
 
     def _tell(self, up: bool, reason: str | None) -> bool:
         told, self._told = self._told, (up, reason)

@@ -156,11 +156,13 @@ def _names(pod: PodRecord, container: PodContainer | None) -> Names:
         image=container.image,
         limit_bytes=min(limits, default=None),
         request_bytes=container.request_bytes,
-        lone=[one.name for one in pod.containers if one.kind in _LASTING] == [container.name],
+        # A debug container fills the pod's cgroup too; without a limit of its own, a container has only the pod's.
+        lone=container.limit_bytes is not None and _lasting(pod) == [container.name],
     )
 
 
-_LASTING = frozenset({ContainerKind.APP, ContainerKind.SIDECAR})
+def _lasting(pod: PodRecord) -> list[str]:
+    return [container.name for container in pod.containers if container.kind is not ContainerKind.INIT]
 
 
 def _is_outdated(pod: PodRecord, entry: _Entry, at: float) -> bool:

@@ -115,7 +115,7 @@ def parse_pod(document: Mapping[str, object]) -> PodRecord:
     metadata, spec, status = (_mapping(document.get(key)) for key in ("metadata", "spec", "status"))
     api_uid, namespace, name = (_text(metadata.get(key)) for key in ("uid", "namespace", "name"))
     if api_uid is None or namespace is None or name is None:
-        raise ParseError("pod", str({key: metadata.get(key) for key in ("uid", "namespace", "name")}))
+        raise ParseError("pod", str({"uid": api_uid, "namespace": namespace, "name": name}))
     annotations = _mapping(metadata.get("annotations"))
     mirror = _text(annotations.get("kubernetes.io/config.mirror"))
     owner, revision = _owner(metadata)
@@ -135,7 +135,7 @@ def parse_pod(document: Mapping[str, object]) -> PodRecord:
         revision=revision,
         phase=_shared(status.get("phase")),
         reason=_shared(status.get("reason")),
-        message=message[:MAX_TEXT] if isinstance(message, str) and message else None,
+        message=_text(message[:MAX_TEXT]) if isinstance(message, str) else None,
         deleting=metadata.get("deletionTimestamp") is not None,
         disruption=_shared(disruption.get("reason")),
         disrupted_at=_time(disruption.get("lastTransitionTime")),
@@ -326,12 +326,19 @@ def _time(value: object) -> datetime | None:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT else None
+    """JSON can name lone surrogates, which no file, database or request takes."""
+    if type(value) is not str or not 0 < len(value) <= MAX_TEXT:
+        return None
+    return value if value.isascii() or not _SURROGATE.search(value) else None
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _shared(value: object) -> str | None:
     """A text that many records have: kept once."""
-    return sys.intern(value) if type(value) is str and 0 < len(value) <= MAX_TEXT else None
+    text = _text(value)
+    return None if text is None else sys.intern(text)
 
 
 _NOTHING: Mapping[str, object] = {}

@@ -137,7 +137,12 @@ class _Patience:
 
 
 class _Quiet:
-    """Says the first of a kind, then how many more there were, once in a while."""
+    """
+    Says the first of a kind, then how many more there were, once in a while. A server may name kinds without end:
+    beyond `KINDS`, all others are one.
+    """
+
+    KINDS = 32
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -148,6 +153,8 @@ class _Quiet:
     def say(self, sink: str, kind: str, message: str, error: BaseException | None = None) -> bool:
         """Whether it was said."""
         now = self._clock()
+        if kind not in self._said and len(self._said) >= self.KINDS:
+            kind = "others"
         if now - self._said.get(kind, -self._seconds) < self._seconds:
             self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
             return False

@@ -49,7 +49,8 @@ async def post(session: aiohttp.ClientSession, target: URL, body: bytes, headers
     try:
         async with session.post(target, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
             status, retry_after = answer.status, answer.headers.get("Retry-After", "")
-    except (aiohttp.ClientError, OSError) as error:
+    # RuntimeError: on a node without a pid to spare, the resolver cannot start its thread.
+    except (aiohttp.ClientError, OSError, RuntimeError) as error:
         raise UnavailableError(f"{place}: {_why(error)}") from error
     if 200 <= status < 300:
         return

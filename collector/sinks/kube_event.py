@@ -89,6 +89,17 @@ def series_patch(letter: Letter) -> Event:
     return {"metadata": {"annotations": _annotations(letter.document)}, "series": _series(letter)}
 
 
+def concerned_incident(event: Event) -> str | None:
+    """Whose annotations an Event has, as the server gives it."""
+    annotations = part(part(event, "metadata"), "annotations")
+    return words.text(annotations, f"{CONTROLLER}/incident-id")
+
+
+def series_count(event: Event) -> int:
+    """Kills that an Event of the server stands for."""
+    return words.number(part(event, "series"), "count") or 1
+
+
 def reason(document: Document) -> str:
     cause = cause_of(document)
     if cause in NODE_PRESSURE:

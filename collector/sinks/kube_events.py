@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from collector.kube.access import AccessError
@@ -13,11 +14,13 @@ from collector.sinks.delivery import RefusedError, UnavailableError
 from collector.sinks.kube_event import (
     NODE_EVENTS_NAMESPACE,
     Event,
+    concerned_incident,
     concerns_node,
     concerns_pod,
     event_name,
     node_event,
     pod_event,
+    series_count,
     series_patch,
 )
 from collector.sinks.words import part, text
@@ -111,6 +114,10 @@ class NodeEvents:
         return text(part(answer, "metadata"), "uid") or node
 
 
+def events_path(namespace: str) -> str:
+    return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+
+
 async def _tell(client: Client, letter: Letter, namespace: str, about: str, event: Callable[[], Event]) -> None:
     """
     Make the Event or count on it.
@@ -119,46 +126,66 @@ async def _tell(client: Client, letter: Letter, namespace: str, about: str, even
     """
     if not (_DNS_SUBDOMAIN.fullmatch(namespace) and _DNS_SUBDOMAIN.fullmatch(about)):
         raise RefusedError("name", f"{namespace!r} and {about!r} are no names of objects")
-    events = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+    events = events_path(namespace)
+    path = f"{events}/{event_name(about, letter.key)}"
     try:
-        if letter.count > 1 and await _patched(client, f"{events}/{event_name(about, letter.key)}", letter):
+        if letter.count > 1 and await _patched(client, path, series_patch(letter)) is not None:
             return
         # Not there: never sent, or its time to live (an hour) is over.
-        await _created(client, events, letter, event())
+        if not await _created(client, events, event()):
+            await _joined(client, path, letter)
     except ApiError as error:
         raise _refused(error) from error
 
 
-async def _patched(client: Client, path: str, letter: Letter) -> bool:
-    """False: there is no such Event."""
+async def _patched(client: Client, path: str, patch: Event) -> Event | None:
+    """The Event as it is then. None: there is no such Event."""
     try:
-        await _asked(client.patch(path, series_patch(letter)))
+        return await _asked(client.patch(path, patch))
     except ApiError as error:
         if error.status == 404:
+            return None
+        raise
+
+
+async def _created(client: Client, path: str, event: Event) -> bool:
+    """False: there is one of its name."""
+    try:
+        await _asked(client.post(path, event))
+    except ApiError as error:
+        if error.status == 409:
             return False
         raise
     return True
 
 
-async def _created(client: Client, path: str, letter: Letter, event: Event) -> None:
-    try:
-        await _asked(client.post(path, event))
-    except ApiError as error:
-        # Sent before, by an earlier life of the agent or by a second one: the name says that it is the same.
-        if error.status != 409:
-            raise
-        if letter.count > 1:
-            raise UnavailableError("the Event appeared between a PATCH and a POST: its count comes next") from error
+async def _joined(client: Client, path: str, letter: Letter) -> None:
+    """
+    Whose is the Event that is there? This kill's, if it was sent before, by an earlier life of the agent or by a second
+    one. Else that of another kill, which the journal, lost since, had counted: then this one is one more.
+
+    That count alone cannot be restored: the next repeat puts the journal's own in its place, as always.
+    """
+    # Changes nothing, so that nothing is written; shows the Event to whoever may not read any.
+    event = None if letter.count > 1 else await _patched(client, path, {})
+    if event is not None and concerned_incident(event) != letter.document["id"]:
+        event = await _patched(client, path, series_patch(replace(letter, count=series_count(event) + 1)))
+    if event is None:
+        raise UnavailableError("the Event came or went between two requests")
 
 
 async def _asked(request: Coroutine[None, None, dict[str, object]]) -> dict[str, object]:
-    """Raises ApiError where the answer is final, 409 AlreadyExists included, else UnavailableError."""
+    """
+    Raises ApiError where the answer is final, 409 AlreadyExists included, else UnavailableError. What a proxy says in
+    place of the API server is not final.
+    """
     try:
         return await request
     except (ApiUnreachable, AccessError) as error:
         raise UnavailableError(str(error)) from error
     except ApiError as error:
-        if error.status >= 500 or (error.status in _LATER and error.reason != "AlreadyExists"):
+        passes = error.status in _LATER and error.reason != "AlreadyExists"
+        if passes or error.status >= 500 or not error.is_status:
             raise UnavailableError(str(error), retry_after=error.retry_after) from error
         raise
 

@@ -38,15 +38,25 @@ def verdict(document: Document) -> str:
 
 
 def help_line(document: Document) -> str:
-    return _HELP[cause_of(document)]
+    cause = cause_of(document)
+    if cause in _LIMITS_OF_PODS and _share_of_shmem(document) >= 0.5:
+        return "Files in memory-backed volumes, /dev/shm and tmpfs count towards the limit: bound them (sizeLimit)."
+    if cause is Cause.POD_LIMIT and _AT_THE_POD in verdict(document):
+        cause = Cause.CONTAINER_LIMIT
+    return _HELP[cause]
+
+
+_LIMITS_OF_PODS = frozenset({Cause.CONTAINER_LIMIT, Cause.NESTED_LIMIT, Cause.POD_LIMIT})
+_AT_THE_POD = "(at the pod's cgroup)"
+"""So explain() says that a pod's limit is that of its one container."""
 
 
 def numbers(document: Document) -> str:
     """`Limited cgroup: usage 512 MiB, limit 512 MiB. Victim: ...`; "" where none is known."""
     memory, container, victim = part(document, "memory"), part(document, "container"), part(document, "victim")
-    limited = text(document, "oom_memcg") is not None
+    shmem = _sizes(part(memory, "stat"), {"shmem": "of it shmem"}) if _share_of_shmem(document) >= 0.25 else []
     sentences = (
-        _sentence("Limited cgroup" if limited else "Victim's cgroup", _sizes(memory, _MEMORY)),
+        _sentence("Limited cgroup", [*_sizes(memory, _MEMORY), *shmem]),
         _sentence("Victim", [*_sizes(victim, _VICTIM), *_score(victim)]),
         _sentence("Container", _sizes(container, {"limit_bytes": "limit", "request_bytes": "request"})),
     )
@@ -60,6 +70,13 @@ _VICTIM = {
     "shmem_rss_bytes": "shmem",
     "pgtables_bytes": "page tables",
 }
+
+
+def _share_of_shmem(document: Document) -> float:
+    """Of what the limited cgroup used; 0.0 where that is not known."""
+    memory = part(document, "memory")
+    usage, shmem = number(memory, "usage_bytes"), number(part(memory, "stat"), "shmem")
+    return 0.0 if not usage or shmem is None else shmem / usage
 
 
 def _sizes(values: Document, names: Mapping[str, str]) -> list[str]:

@@ -69,8 +69,10 @@ def build(work: Path, scenarios: list[str]) -> Path:
                     tar.add(path, f"{PACKAGES}/{path.name}")
         add(tar, "usr/local/bin/oom-collector", b"#!/usr/bin/python3\n" + command, mode=0o755)
         add(tar, "lab/scenarios", "\n".join(scenarios).encode())
-        for path in (HERE / "guest").glob("*.py"):
+        for path in (*(HERE / "guest").glob("*.py"), HERE / "guest/cri.proto"):
             tar.add(path, f"lab/guest/{path.name}")
+        for name in ("api_server.py", "events_api.py"):
+            tar.add(SOURCE / "tests/kube" / name, f"lab/tests/kube/{name}")
         tar.add(hog, "lab/rootfs/bin/hog")
         tar.add("/bin/busybox", "lab/rootfs/bin/busybox")
         for applet in ("sh", "sleep"):

@@ -174,11 +174,16 @@ class EventsApi:
         body = await request.content.read()  # request.read() has the limit of the app
         if len(body) > MAX_BODY:
             raise Status(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}")
+        dry_run = request.query.getall("dryRun", [])
+        if dry_run not in ([], ["All"]):
+            raise Status(422, "Invalid", f'dryRun: Unsupported value: {dry_run}: supported values: "All"')
         match request.method, name:
             case "POST", None:
-                return web.json_response(self._create(namespace, request.content_type, body), status=201)
+                return web.json_response(
+                    self._create(namespace, request.content_type, body, stored=not dry_run), status=201
+                )
             case "PATCH", str():
-                return web.json_response(self._patch(namespace, name, request.content_type, body))
+                return web.json_response(self._patch(namespace, name, request.content_type, body, stored=not dry_run))
             case "GET", str():
                 return web.json_response(self._get(namespace, name))
             case _:
@@ -191,7 +196,7 @@ class EventsApi:
         except KeyError:
             raise Status(404, "NotFound", f'events "{name}" not found') from None
 
-    def _create(self, namespace: str, content_type: str, body: bytes) -> Object:
+    def _create(self, namespace: str, content_type: str, body: bytes, *, stored: bool) -> Object:
         if content_type != "application/json":
             raise Status(
                 415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {content_type}"
@@ -210,9 +215,9 @@ class EventsApi:
         if (namespace, name) in self.events:
             raise Status(409, "AlreadyExists", f'events "{name}" already exists')
         meta["uid"] = str(uuid.uuid4())
-        return self._store(namespace, name, event)
+        return self._store(namespace, name, event) if stored else event
 
-    def _patch(self, namespace: str, name: str, content_type: str, body: bytes) -> Object:
+    def _patch(self, namespace: str, name: str, content_type: str, body: bytes, *, stored: bool) -> Object:
         if content_type not in _PATCHES:
             raise Status(
                 415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {content_type}"
@@ -225,7 +230,8 @@ class EventsApi:
         if new["metadata"].get("name") != name:
             raise Status(400, "BadRequest", "the name of the object does not match the name on the URL")
         _raise_invalid(name, update_errors(new, old))
-        return self._store(namespace, name, new)
+        # What does not change an object is not written.
+        return self._store(namespace, name, new) if stored and new != old else new
 
     def _store(self, namespace: str, name: str, event: Object) -> Object:
         self._version += 1

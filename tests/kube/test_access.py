@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import sys
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,25 @@ async def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, content: str | N
 async def test_a_child_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match=r"not read within 0\.05 s"):
         await from_kubeconfig(kubeconfig(tmp_path, {"token": "x"}), timeout_seconds=0.05)()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), id="no pid"),
+        pytest.param(OSError(errno.ENOMEM, "Cannot allocate memory"), id="no memory"),
+        pytest.param(RuntimeError("can't start new thread"), id="no thread"),
+    ],
+)
+async def test_a_child_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """On a node without memory or pids to spare, which is where this agent is needed."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(AccessError, match=f"config: no process can be started to read it: .*{error.args[-1]}"):
+        await from_kubeconfig(Path("config"))()
 
 
 async def test_a_plugin_does_not_outlive_its_child(tmp_path: Path) -> None:

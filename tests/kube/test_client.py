@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -139,7 +141,10 @@ async def test_bodies_there_and_back() -> None:
         pytest.param(web.Response(status=302, headers={"Location": "/x"}), 302, "Found", None, (), id="redirections are not followed"),
         pytest.param(web.Response(status=429, headers={"Retry-After": "Fri, 31 Dec 1999"}), 429, "Too Many Requests", None, (), id="a date"),
         pytest.param(web.json_response([1], status=500), 500, "Internal Server Error", None, (), id="JSON that is no Status"),
-        pytest.param(web.json_response({"details": 7, "code": "x", "message": "a\x1b[2Jb"}, status=400), 400, "Bad Request", None, (), id="a Status of wrong types"),
+        pytest.param(web.json_response({"kind": "Status", "details": 7, "code": "x", "reason": "R" * 999, "message": "a\x1b[2Jb"}, status=400), 400, "R" * 100, None, (), id="a Status of wrong types"),
+        pytest.param(web.json_response({"kind": "Status", "code": 200, "reason": [], "details": {"causes": [{"reason": {}}]}}, status=403), 403, "Forbidden", None, ("",), id="a Status that lies"),
+        pytest.param(web.json_response({"kind": "Status", "details": {"retryAfterSeconds": 10**400}}, status=429), 429, "Too Many Requests", 86_400.0, (), id="a wait beyond all bounds"),
+        pytest.param(web.json_response({"code": 404, "reason": "x"}, status=502), 502, "Bad Gateway", None, (), id="JSON of a proxy"),
     ],
 )  # fmt: skip
 async def test_refusals(
@@ -161,8 +166,29 @@ async def test_refusals(
 
 
 def test_a_status_within_a_watch() -> None:
-    error = status_error({"code": 410, "reason": "Expired", "message": "too old"}, 500, "watch error")
+    error = status_error({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}, 500, "watch error")
     assert str(error) == "410 Expired: too old"
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_status"),
+    [
+        pytest.param(refusal(403, "Forbidden", "no"), True, id="Status"),
+        pytest.param(web.Response(status=403, text="<html>"), False, id="a page"),
+        pytest.param(web.json_response({"error": "no"}, status=403), False, id="other JSON"),
+    ],
+)
+async def test_who_refuses(answer: web.Response, is_status: bool) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return answer
+
+    server = ApiServer(lambda app: app.router.add_get("/api/v1/things", refuse))
+    await server.start()
+    async with connected(Loader(Access(server=server.url))) as client:
+        with pytest.raises(ApiError) as caught:
+            await client.get("/api/v1/things")
+    await server.stop()
+    assert caught.value.is_status is is_status
 
 
 @pytest.mark.parametrize(
@@ -329,6 +355,51 @@ async def test_certificates_that_are_none() -> None:
     async with connected(Loader(Access(server="https://localhost:1", ca_pem="nonsense"))) as client:
         with pytest.raises(AccessError, match="certificates for https://localhost:1"):
             await client.get("/api/v1/nodes/x")
+
+
+@pytest.mark.parametrize("tls_comment", ["# Autorit\xe9 de certification\n", ""])
+async def test_an_authority_with_its_name_in_a_comment(authority: trustme.CA, tls_comment: str) -> None:
+    async with serving(tls_of(authority)) as server:
+        load = Loader(Access(server=server.url, ca_pem=tls_comment + pem(authority)))
+        async with connected(load) as client:
+            await client.get(f"/api/v1/nodes/{NODE}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"authorization": "Bearer hunter2\nx"}, id="a token of two lines"),
+        pytest.param({"server": "http://u:hunter2@[::bad"}, id="no address"),
+        pytest.param({"server": "https://localhost:tcp://hunter2"}, id="no port"),
+        pytest.param({"proxy": "http://u:hunter2@[::"}, id="no proxy"),
+        pytest.param({"proxy": "socks5://u:hunter2@localhost"}, id="a proxy of another kind"),
+    ],
+)
+async def test_credentials_that_no_request_can_be_made_of(server: ApiServer, changes: dict[str, Any]) -> None:
+    async with connected(Loader(replace(Access(server=server.url), **changes))) as client:
+        with pytest.raises(AccessError) as caught:
+            await client.get("/api/v1/pods")
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_certificates_that_no_file_can_be_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    async with connected(Loader(Access(server="https://localhost:1", cert_pem="x", key_pem="y"))) as client:
+        with pytest.raises(AccessError, match="Cannot allocate memory"):
+            await client.get("/api/v1/pods")
+
+
+async def test_no_thread_for_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", refuse)
+    async with connected(Loader(Access(server="http://api.test:1"))) as client:
+        with pytest.raises(ApiUnreachable, match="can't start new thread"):
+            await client.get("/api/v1/pods")
 
 
 async def test_an_error_in_the_stream_is_ours(server: ApiServer, client: KubeClient) -> None:

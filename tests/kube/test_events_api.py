@@ -204,6 +204,26 @@ async def test_a_patch_merges_annotations_and_null_removes(cluster: Cluster) -> 
     assert answer["metadata"]["annotations"] == {"b": "2", "c": "3"}  # type: ignore[index]
 
 
+async def test_a_trial_is_checked_and_not_kept(cluster: Cluster) -> None:
+    event = _pod_event(cluster)
+    events = f"{GROUP}/{cluster.namespace}/events"
+    answer: dict[str, Any] = await cluster.client.post(events, event, {"dryRun": "All"})
+    assert answer["metadata"]["name"] == event["metadata"]["name"]
+    with pytest.raises(ApiError, match="404 NotFound"):
+        await cluster.client.patch(f"{events}/{event['metadata']['name']}", {})
+    with pytest.raises(ApiError, match="422 Invalid"):
+        await cluster.client.post(events, _change(event, {"reason": ""}), {"dryRun": "All"})
+
+
+async def test_a_patch_that_changes_nothing_shows_the_event_and_writes_nothing(cluster: Cluster) -> None:
+    event = _pod_event(cluster)
+    await _post(cluster, event)
+    path = f"{GROUP}/{cluster.namespace}/events/{event['metadata']['name']}"
+    first, second = [await cluster.client.patch(path, {}) for _ in range(2)]
+    assert first["note"] == event["note"]
+    assert first["metadata"] == second["metadata"]
+
+
 async def test_an_event_that_is_there_or_is_not(cluster: Cluster) -> None:
     event = _pod_event(cluster)
     path = f"{GROUP}/{cluster.namespace}/events/{event['metadata']['name']}"

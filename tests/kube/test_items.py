@@ -65,6 +65,7 @@ def test_a_list_that_breaks_off_is_no_list(pods: list[dict[str, object]], data: 
         pytest.param('{"items":[{} {}]}' + " " * 300, id="no comma"),
         pytest.param("\udcff", id="no UTF-8"),
         pytest.param('{"items":[' + "[" * 100_000, id="nested too deep"),
+        pytest.param('{"items":[{"a":' + "1" * 5000 + "}]}", id="a number without end"),
         pytest.param("", id="nothing"),
         pytest.param('{"kind":"PodList","items":[{"a":"' + "x" * 50, id="within a string"),
     ],
@@ -86,7 +87,7 @@ def test_forms_of_a_list(text: str, expected: list[object]) -> None:
     assert read_list(text.encode(), 3)[0] == expected
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("line", ["nonsense", "[1]", "[" * 100_000, "\udcff", '{"a":' + "1" * 5000 + "}"])
 def test_a_line_that_is_no_event_is_refused(line: str) -> None:
     with pytest.raises(ParseError, match="watch event"):
         list(WatchEvents().feed(line.encode(errors="surrogateescape") + b"\n"))

@@ -10,13 +10,20 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
-from collector.kube.reflector import Timing
+from collector.kube.access import Access
+from collector.kube.client import KubeClient
+from collector.kube.items import ListItems
+from collector.kube.reflector import Timing, _version
 from tests.kube.api_server import Refusal, make_pod, metadata_of
+from tests.kube.contract import USER_AGENT
 from tests.kube.recording import NODE, QUICK, reflecting, until
+from tests.sinks.letters import receiving
 
 if TYPE_CHECKING:
-    from collector.kube.client import KubeClient
+    from collections.abc import Mapping
+
     from tests.kube.api_server import ApiServer, Object
 
 
@@ -199,6 +206,67 @@ async def test_watches_that_end_at_once_are_no_storm(server: ApiServer, client: 
         await until(lambda: server.watch_count == 1)
         create(server, "a")
         await until(lambda: sink.up)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param('{"type":"ADDED","object":' + "[" * 900 + "]" * 900 + "}", id="nested deep"),
+        pytest.param('{"type":"ERROR","object":{"kind":"Status","reason":' + "[" * 900 + "]" * 900 + "}}", id="reason"),
+        pytest.param('{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":[]}}}', id="no version"),
+        pytest.param('{"type":[{}],"object":{}}', id="no type"),
+    ],
+)
+async def test_an_answer_that_lies_is_a_reason_to_try_again(answer: str) -> None:
+    asked = 0
+
+    async def lie(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(text=answer + "\n")
+
+    async def load() -> Access:
+        return Access(server=str(url.origin()))
+
+    async with receiving(lie) as url:
+        client = KubeClient(load, user_agent=USER_AGENT)
+        async with reflecting(client) as sink:
+            await until(lambda: asked > 3)
+        await client.close()
+    assert [up for up, _ in sink.states] == [False]
+
+
+@pytest.mark.parametrize("version", ["\\ud800", "9" * 100_000], ids=["a lone surrogate", "too long for an address"])
+async def test_a_version_that_cannot_be_sent_back_is_none(version: str) -> None:
+    watch = ListItems()
+    list(watch.feed(f'{{"metadata":{{"resourceVersion":"{version}"}},"items":[]}}'.encode()))
+    assert _version(watch.head) is None
+
+
+async def test_a_pod_that_cannot_be_taken_ends_nothing(
+    server: ApiServer, client: KubeClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody foresaw: an agent that it ended would end at each of its starts, for as long as the pod is there."""
+    create(server, "a")
+    async with reflecting(client) as sink:
+        await until(lambda: sink.up)
+        put = sink.put
+
+        def stumble(pod: Mapping[str, object]) -> None:
+            if metadata_of(dict(pod))["name"] == "poison":
+                raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+            put(pod)
+
+        monkeypatch.setattr(sink, "put", stumble)
+        create(server, "poison")
+        await until(lambda: len(server.seen) > 5)
+        assert [up for up, _ in sink.states] == [True, False]
+        server.delete("shop", "poison")
+        create(server, "b")
+        await until(lambda: sink.up and sink.names == ["a", "b"])
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "surrogates not allowed" in warning.message
+    assert "stumble" in str(warning.exc_text), "the traceback, once"
 
 
 async def test_retry_after_is_kept(server: ApiServer, client: KubeClient) -> None:

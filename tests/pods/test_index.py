@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from collector.model import ContainerId, ContainerKind, NamesFrom, Owner, PodUid, QosClass
 from collector.pods.index import KEPT_SECONDS, REMEMBERED_IDS, Found, PodIndex
-from collector.pods.record import PodRecord
+from collector.pods.record import PodContainer, PodRecord
 from tests.pods.pods import CONTAINER, NAMES, container_id, ended, make_pod, pod_uid, read_pod
 
 MIB = 1024**2
@@ -106,6 +106,31 @@ def test_container_that_only_the_log_folders_know_yet(node: PodIndex) -> None:
 )
 def test_lone(node: PodIndex, number: int, container: int, lone: bool) -> None:
     names = node.names(pod_uid(number), container_id(container))
+    assert names is not None
+    assert names.lone is lone
+
+
+@pytest.mark.parametrize(
+    ("containers", "lone"),
+    [
+        pytest.param([replace(CONTAINER, limit_bytes=MIB)], True, id="with its own limit"),
+        pytest.param([CONTAINER], False, id="under the pod's limit alone"),
+        pytest.param(
+            [replace(CONTAINER, limit_bytes=MIB), replace(CONTAINER, name="x", kind=ContainerKind.EPHEMERAL, id=None)],
+            False,
+            id="beside a debug container, which fills the pod's cgroup too",
+        ),
+        pytest.param(
+            [replace(CONTAINER, limit_bytes=MIB), replace(CONTAINER, name="x", kind=ContainerKind.INIT, id=None)],
+            True,
+            id="after an init container",
+        ),
+    ],
+)
+def test_whose_the_limit_of_the_pod_is(containers: list[PodContainer], lone: bool) -> None:
+    index = PodIndex()
+    index.put(replace(make_pod(*containers), limit_bytes=2 * MIB), 0.0)
+    names = index.names(pod_uid(1), container_id(1))
     assert names is not None
     assert names.lone is lone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -240,11 +241,29 @@ def test_time_without_offset_is_none(value: object) -> None:
     assert container.running_since is None
 
 
+TEXT = st.text(st.characters(), max_size=8)  # lone surrogates too
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize("key", ["uid", "namespace", "name"])
+@pytest.mark.parametrize(
+    "value", [pytest.param("x\ud800", id="lone surrogate"), pytest.param(json.loads("[" * 900 + "]" * 900), id="deep")]
+)
+def test_a_name_that_can_be_none_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ParseError, match=f"'{key}': None"):
+        parse_pod({"metadata": {"uid": "u", "namespace": "shop", "name": "cart-0", key: value}})
+
+
+def test_no_text_has_a_lone_surrogate() -> None:
+    """No file, database or request takes one."""
+    document = json.loads(re.sub(r'("\w+": ")(?!\d)', r"\1\\ud800", json.dumps(read_object("evicted"))))
+    document["metadata"] |= MINIMAL["metadata"]
+    assert "\ud800" in document["spec"]["nodeName"]
+    assert repr(parse_pod(document)).count("ud800") == 0
 
 
 @settings(deadline=None)
@@ -265,6 +284,7 @@ def test_a_pod_with_anything_in_it_is_a_pod_or_a_parse_error(data: st.DataObject
         return
     assert pod.uid == PodUid(pod.uid)
     assert hash(pod) == hash(parse_pod(document))
+    assert json.dumps(asdict(pod), default=str, ensure_ascii=False).encode()
 
 
 def _spoil(document: object, data: st.DataObject) -> None:

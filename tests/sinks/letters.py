@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from yarl import URL
 
 from collector.document import to_document
 from collector.model import (
@@ -32,7 +33,9 @@ from tests.reports import KIB, MIB, incident, report
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KILLED_AT = datetime(2026, 11, 21, 10, 20, 16, 123456, tzinfo=UTC)
 UID = "6f1f9f3e-0f0e-4f5b-9d2e-2a4c1a7a9b10"
@@ -138,6 +141,15 @@ async def served(app: web.Application, tls: ssl.SSLContext | None = None) -> Asy
         yield f"{'https' if tls else 'http'}://{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def receiving(handle: Handler, path: str = "/{path:.*}") -> AsyncIterator[URL]:
+    """The address of a place where `handle` gets whatever is sent to `path`."""
+    app = web.Application(client_max_size=8 << 20)
+    app.router.add_route("*", path, handle)
+    async with served(app) as url:
+        yield URL(url)
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:

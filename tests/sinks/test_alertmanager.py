@@ -15,9 +15,8 @@ from yarl import URL
 from collector.model import Cause
 from collector.sinks.alertmanager import Alertmanager
 from collector.sinks.delivery import RefusedError, UnavailableError
-from collector.sinks.http_post import open_session
 from collector.sinks.words import NODE_PRESSURE
-from tests.sinks.letters import KILLED_AT, NODE, document, letter, served
+from tests.sinks.letters import KILLED_AT, NODE, document, letter, receiving
 
 if TYPE_CHECKING:
     import aiohttp
@@ -65,18 +64,9 @@ def _refusal(alert: dict[str, Any]) -> str | None:
 @pytest_asyncio.fixture
 async def manager() -> AsyncIterator[Manager]:
     made = Manager()
-    app = web.Application()
-    app.router.add_post("/am/api/v2/alerts", made.post)
-    async with served(app) as url:
-        made.url = URL(url) / "am"
+    async with receiving(made.post, "/am/api/v2/alerts") as url:
+        made.url = url / "am"
         yield made
-
-
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    opened = open_session("oom-collector-test")
-    yield opened
-    await opened.close()
 
 
 def _sink(manager: Manager, session: aiohttp.ClientSession) -> Alertmanager:

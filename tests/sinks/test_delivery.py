@@ -376,6 +376,18 @@ async def test_waking_does_not_cut_a_pause_short() -> None:
         assert len(place.tries) == 1
 
 
+async def test_kinds_of_refusals_without_end_are_said_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """A server may put anything into the reason of its Status."""
+    place, outbox = Place(), MemoryOutbox()
+    notes = [note(f"{n}") for n in range(300)]
+    place.answers = {each.key: (RefusedError(f"403 {each.key}", "no"), -1) for each in notes}
+    outbox.put(*notes)
+    async with running(place, outbox) as delivery:
+        await until(lambda: not outbox.waiting)
+    assert len(caplog.records) == delivery._quiet.KINDS + 1
+    assert len(delivery._quiet._said) + len(delivery._quiet._unsaid) <= 2 * (delivery._quiet.KINDS + 1)
+
+
 def test_a_bucket() -> None:
     bucket = TokenBucket(2, 10.0)
     for _ in range(2):

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Cause
+from collector.document import to_document
+from collector.late import Late, complete
+from collector.model import Cause, Names, NamesFrom
 from collector.sinks.kube_event import (
     concerns_node,
     concerns_pod,
@@ -23,8 +25,10 @@ from collector.sinks.kube_event import (
 )
 from collector.sinks.words import NODE_PRESSURE, cut
 from collector.text import printable
+from tests import lines
 from tests.kube.events_api import create_errors
 from tests.sinks.letters import KILLED_AT, MEMCG, NODE, UID, document, letter
+from tests.test_classify import judge, memcg_kill
 
 HOSTILE = 'x\n\x1b[2J"\u202e\x00'
 
@@ -87,6 +91,25 @@ def test_reasons_and_whom_they_concern(cause: Cause, reason: str) -> None:
     made = document(cause)
     assert pod_event(letter(made))["reason"] == reason
     assert concerns_node(made) is (reason == "NodeOOMKill")
+
+
+@pytest.mark.parametrize(
+    ("lone", "told", "helps"),
+    [
+        pytest.param(True, "(at the pod's cgroup)", "a leak outgrows any", id="its only container's"),
+        pytest.param(False, "Pod shop/cart-0 reached", "share this limit", id="the pod's"),
+    ],
+)
+def test_a_limit_is_the_pods_or_its_only_containers(lone: bool, told: str, helps: str) -> None:
+    names = Names(
+        source=NamesFrom.API, namespace="shop", pod="cart-0", container="cart", limit_bytes=48 << 20, lone=lone
+    )
+    kill = to_document(judge(*memcg_kill(lines.POD)))
+    kill["memory"] = {"limit_bytes": 48 << 20}
+    said = note(complete(kill, Late(names=names)))
+    assert told in said
+    assert helps in said
+    assert ("share this limit" in said) is not lone
 
 
 def test_a_pod_without_a_name_gets_no_event() -> None:
@@ -300,3 +323,17 @@ def test_a_server_takes_what_any_workload_makes_of_it(
 def test_the_published_schema_knows_every_field(event: dict[str, Any]) -> None:
     validator = pytest.importorskip("kubernetes_validate")
     validator.validate(event, "1.36", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("shmem", "told", "advised"),
+    [
+        pytest.param(48 << 20, True, True, id="all of it"),
+        pytest.param(16 << 20, True, False, id="a third"),
+        pytest.param(1 << 20, False, False, id="hardly any"),
+    ],
+)
+def test_files_in_memory_are_told_of(shmem: int, told: bool, advised: bool) -> None:
+    made = document(Cause.CONTAINER_LIMIT, memory__usage_bytes=48 << 20, memory__stat={"shmem": shmem})
+    words = note(made)
+    assert ("of it shmem" in words, "sizeLimit" in words) == (told, advised)

@@ -21,7 +21,7 @@ from collector.sinks.kube_event import event_name
 from collector.sinks.kube_events import NodeEvents, PodEvents
 from collector.sinks.letter import Letter
 from tests.kube.events_api import EventsApi, Fault
-from tests.sinks.letters import KILLED_AT, NODE, UID, MemoryOutbox, document, letter, served, until
+from tests.sinks.letters import KILLED_AT, NODE, UID, MemoryOutbox, document, letter, receiving, served, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,11 +136,51 @@ async def test_a_node_that_cannot_be_read_now_is_waited_for(server: Server, clie
 
 
 async def test_sent_twice_is_one_event(server: Server, client: KubeClient) -> None:
-    """A restarted agent, a second replica, an answer that got lost: 409 is success."""
+    """A restarted agent, a second replica, an answer that got lost: the annotation says that it is this kill's."""
     await PodEvents(client).send(letter())
+    version = server.only()["metadata"]["resourceVersion"]
     await PodEvents(client).send(letter())
-    assert server.asked == [("POST", 201), ("POST", 409)]
+    assert server.asked == [("POST", 201), ("POST", 409), ("PATCH", 200)]
     assert "series" not in server.only()
+    assert server.only()["metadata"]["resourceVersion"] == version, "nothing was written"
+
+
+@pytest.mark.parametrize("before", [1, 5])
+async def test_a_kill_after_the_journal_was_lost_is_one_more(server: Server, client: KubeClient, before: int) -> None:
+    sink = PodEvents(client)
+    await sink.send(letter(count=before))
+    first_note = server.only()["note"]
+    another = letter(document(id="f" * 16, victim__pid=77))
+    for _ in range(2):  # its answer may be lost as well
+        await sink.send(another)
+    event = server.only()
+    assert event["series"]["count"] == before + 1
+    assert event["metadata"]["annotations"]["oom-collector/pid"] == "77"
+    assert event["note"] == first_note
+
+
+@pytest.mark.parametrize("gone_at", [1, 2], ids=["before it is read", "before it is counted on"])
+async def test_an_event_that_goes_while_it_is_looked_at_is_made_next_time(
+    server: Server, client: KubeClient, gone_at: int
+) -> None:
+    sink = PodEvents(client)
+    await sink.send(letter())
+    another = letter(document(id="f" * 16))
+    real = client.patch
+    patches = 0
+
+    async def patch(path: str, body: dict[str, object]) -> dict[str, object]:
+        nonlocal patches
+        patches += 1
+        if patches == gone_at:
+            server.api.expire()
+        return await real(path, body)
+
+    client.patch = patch  # type: ignore[method-assign, assignment]
+    with pytest.raises(UnavailableError):
+        await sink.send(another)
+    await sink.send(another)
+    assert server.only()["metadata"]["annotations"]["oom-collector/incident-id"] == "f" * 16
 
 
 async def test_a_repeat_is_a_series_with_the_newest_data_and_the_first_note(server: Server, client: KubeClient) -> None:
@@ -213,6 +253,19 @@ async def test_what_the_server_finds_invalid_is_final_with_its_reason(
         await PodEvents(client).send(letter(made))
 
 
+@pytest.mark.parametrize("status", [302, 403, 404, 407])
+@pytest.mark.parametrize("count", [1, 2], ids=["create", "patch"])
+async def test_what_a_proxy_says_is_not_final(status: int, count: int) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="<html>", headers={"Location": "http://login.test/"})
+
+    async with receiving(answer) as url, _connected(str(url.origin())) as client:
+        with pytest.raises(UnavailableError):
+            await PodEvents(client).send(letter(count=count))
+        with pytest.raises(UnavailableError):
+            await NodeEvents(client).send(_pressure())
+
+
 @pytest.mark.parametrize("status", [401, 408, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize("count", [1, 2], ids=["create", "patch"])
 async def test_what_may_pass_is_waited_for(server: Server, client: KubeClient, status: int, count: int) -> None:
@@ -243,7 +296,7 @@ async def test_an_answer_that_was_lost_makes_no_second_event(server: Server, cli
         await sink.send(letter())
     await sink.send(letter())
     assert len(server.api.events) == 1
-    assert server.asked == [("POST", 504), ("POST", 409)]
+    assert server.asked == [("POST", 504), ("POST", 409), ("PATCH", 200)]
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from yarl import URL
 
 from collector.errors import ConfigError
 from collector.sinks.delivery import RefusedError, UnavailableError
-from collector.sinks.http_post import open_session, parse_target
+from collector.sinks.http_post import parse_target
 from collector.sinks.webhook import Webhook, cloud_event
-from tests.sinks.letters import MEMCG, NODE, document, letter, served
+from tests.sinks.letters import MEMCG, NODE, document, letter, receiving, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,18 +47,9 @@ class Receiver:
 @pytest_asyncio.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
-    app = web.Application(client_max_size=8 << 20)
-    app.router.add_route("*", "/{path:.*}", made.handle)
-    async with served(app) as url:
-        made.url = URL(url) / "hook"
+    async with receiving(made.handle) as url:
+        made.url = url / "hook"
         yield made
-
-
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    opened = open_session("oom-collector-test")
-    yield opened
-    await opened.close()
 
 
 async def test_an_incident_is_a_cloud_event(receiver: Receiver, session: aiohttp.ClientSession) -> None:
@@ -186,6 +177,15 @@ async def test_a_certificate_that_nobody_vouches_for(session: aiohttp.ClientSess
 async def test_a_name_that_nobody_has(session: aiohttp.ClientSession) -> None:
     with pytest.raises(UnavailableError, match=r"^http://none\.invalid:80: (?!.*Unknown error)"):
         await Webhook(session, URL("http://none.invalid/t0ken")).send(letter())
+
+
+async def test_no_thread_for_the_resolver(session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", refuse)
+    with pytest.raises(UnavailableError):
+        await Webhook(session, URL("http://hooks.test/")).send(letter())
 
 
 async def test_errors_do_not_tell_the_secrets_of_the_address(

@@ -15,11 +15,10 @@ from . import latency
 from .agent import PASS_SECONDS, Agent, Document
 from .containers import BUNDLES, sh
 from .expected import Expected, differences
-from .lab import RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, wait_for_kills
+from .lab import OUT, RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, wait_for_kills
 from .scenarios import SCENARIOS
 from .witness import Counters, KernelLog, counters, killed_pids
 
-OUT = Path("/lab/out")
 KILL_SECONDS = 300
 
 
@@ -40,6 +39,7 @@ def describe_node() -> dict[str, Any]:
         runtime: sh(runtime, "--version").splitlines()[0].removeprefix(f"{runtime} version ")
         for runtime in ("runc", "crun")
     }
+    versions["containerd"] = sh("containerd", "--version").split()[2]
     return {"release": name.release, "version": name.version, "page_size": os.sysconf("SC_PAGE_SIZE"), **versions}
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     told = 0
     emit("node", **describe_node(), agent_sources=sorted(agent.sources_up()))
     for scenario in SCENARIOS:
-        if scenario.name == "node":  # the last: it leaves the node's caches cold
+        if scenario.name == "node":  # from here on the node's caches are cold
             emit("latency", **latency.measure(log, agent))
             told = len(agent.wait_for(int(agent.total("oom_kills_total"))))
         if scenario.name in wanted:

@@ -37,12 +37,13 @@ class Agent:
         directory = Path("/run/agent", name)
         directory.mkdir(parents=True)
         directory.chmod(0o777)  # one of them runs as nobody
+        self.state_dir = str(directory / "state")
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
         output = f"StandardOutput=append:{self._stdout}", f"StandardError=append:{self._stderr}"
         settings = [f"--property={text}" for text in ("OOMScoreAdjust=-999", *output, *properties)]
         self._command = [
             "systemd-run", "--quiet", "--collect", f"--unit={self.unit}", *settings, *wrapper,
-            "oom-collector", "run", "--state-dir", str(directory / "state"), "--listen", f"127.0.0.1:{self.port}", *flags,
+            "oom-collector", "run", "--state-dir", self.state_dir, "--listen", f"127.0.0.1:{self.port}", *flags,
         ]  # fmt: skip
         self.start()
 

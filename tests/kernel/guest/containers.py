@@ -51,11 +51,17 @@ class Pod:
     made = 0
 
     def __init__(
-        self, *, driver: str = "systemd", qos: Qos = "burstable", memory_max: int | None = None, below: str = ""
+        self,
+        *,
+        driver: str = "systemd",
+        qos: Qos = "burstable",
+        memory_max: int | None = None,
+        below: str = "",
+        uid: str | None = None,
     ) -> None:
         Pod.made += 1
         self.driver, self.qos = DRIVERS[driver], qos
-        self.uid = f"5d1f6a0e-27b4-4c39-9a18-{Pod.made:012x}"
+        self.uid = uid or f"5d1f6a0e-27b4-4c39-9a18-{Pod.made:012x}"
         self.slice = ""
         tier = () if qos == "guaranteed" else (qos,)
         if self.driver.prefix:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .agent import Document
-from .containers import BareContainer, Container
+from .containers import BareContainer, Pod
 
 ANY = object()  # not looked at
 
@@ -87,7 +87,20 @@ def differences(expected: Iterable[Expected], documents: Iterable[Document]) -> 
     return problems
 
 
-def of(container: Container | BareContainer, cause: str = "container_limit", **more: Any) -> Expected:
+class Placed(Protocol):
+    """A container of any make: where it is, and its own limit."""
+
+    @property
+    def pod(self) -> Pod: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def cgroup(self) -> str: ...
+    @property
+    def memory_max(self) -> int | None: ...
+
+
+def of(container: Placed, cause: str = "container_limit", **more: Any) -> Expected:
     """A kill in this container, by its report; at its own limit unless said otherwise."""
     if cause == "container_limit":
         more = {"oom_memcg": container.cgroup, "limit_bytes": container.memory_max, **more}
@@ -95,7 +108,7 @@ def of(container: Container | BareContainer, cause: str = "container_limit", **m
     return Expected(cause=cause, **{**place, **more})
 
 
-def in_storm(container: Container | BareContainer, pid: int) -> Expected:
+def in_storm(container: Placed, pid: int) -> Expected:
     """A kill at this container's limit of which the kernel may have printed no more than the kill line."""
     return Expected(
         cause=("container_limit", "unknown"),

@@ -14,6 +14,7 @@ from .containers import Container, Pod
 from .expected import Expected, differences
 from .witness import counters, killed_pids, ring
 
+OUT = Path("/lab/out")  # comes back to the host
 # The kernel prints ten reports in so many seconds, then kill lines alone.
 RATE_LIMIT_SECONDS = 5
 RATE_LIMIT_REPORTS = 10

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .agent import PASS_SECONDS, Document, wait_until
 from .containers import MIB, BareContainer, Pod, make_cgroup, reap, sh, start_hog
+from .end_to_end import api_down, cri, node_pressure
 from .expected import ANY, Expected, in_storm, of
 from .lab import RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, shell, wait_for_kills
 from .load import churn, fork_storm, max_storm
@@ -227,4 +228,7 @@ SCENARIOS = (
     Scenario(name="downtime", run=downtime),
     Scenario(name="overrun", run=overrun, lossy=True),
     Scenario(name="node", run=node),
+    Scenario(name="cri", run=cri),
+    Scenario(name="cri-api-down", run=api_down),
+    Scenario(name="cri-node", run=node_pressure),
 )
