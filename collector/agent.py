@@ -11,18 +11,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from collector import __version__
-from collector.announcer import Announcer
-from collector.batch import Retention
+from collector.announce.announcer import Announcer
+from collector.announce.outlets import Outlets
 from collector.cluster import Cluster, open_client
 from collector.errors import ConfigError
 from collector.intake import Intake
-from collector.outlets import Outlets
 from collector.pipeline import Pipeline
 from collector.sinks.http import Server
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
 from collector.sources.kernel_log import follow, kernel_logs
-from collector.store import Store
+from collector.state.batch import Retention
+from collector.state.store import Store
 from collector.text import printable
 from collector.userspace_kills import count_userspace_kills
 from collector.witnesses import Witnesses

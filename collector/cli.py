@@ -86,7 +86,7 @@ def _analyze(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from collector.check import check_machine, kernel_log_works, render
+    from collector.check.machine import check_machine, kernel_log_works, render
 
     rows = check_machine(read_config(vars(options), os.environ))
     if options.output == "json":
@@ -98,7 +98,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _kills(options: argparse.Namespace) -> int:
     from collector.kills import table
-    from collector.store import read_documents
+    from collector.state.store import read_documents
     from collector.text import to_line
 
     documents = read_documents(cast("Path", read_setting(STATE_DIR, vars(options), os.environ)))

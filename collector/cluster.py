@@ -9,8 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from collector import __version__, batch
-from collector.batch import Batch
+from collector import __version__
 from collector.errors import ConfigError, ParseError
 from collector.model import ContainerId, Names, PodUid
 from collector.pods.eviction import eviction
@@ -18,6 +17,8 @@ from collector.pods.fate import Judged, Kill, fate_of
 from collector.pods.index import PodIndex
 from collector.pods.log_links import LogLinks
 from collector.pods.record import PodRecord, parse_pod
+from collector.state import batch
+from collector.state.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collector.config import Config
     from collector.kube.client import KubeClient
     from collector.sinks.metrics import Metrics
-    from collector.store import Store
+    from collector.state.store import Store
 
 PRUNE_SECONDS = 60.0
 # Names asked for a moment ago are not there yet: so often the log folders are read again.

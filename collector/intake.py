@@ -8,12 +8,12 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from collector import batch
-from collector.batch import Batch, Entry, Position
 from collector.document import to_document
 from collector.model import AttributionMethod
 from collector.reconcile import NO_CGROUP, Taken, Told, victim_path
 from collector.sinks.metrics import Metrics
+from collector.state import batch
+from collector.state.batch import Batch, Entry, Position
 from collector.text import to_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collector.pipeline import Pipeline
     from collector.reconcile import Reconciler
     from collector.sources.base import Cursor
-    from collector.store import Store
+    from collector.state.store import Store
 
 # A report settles 2 s after its last record: this is how late that may be noticed.
 TICK_SECONDS = 0.1

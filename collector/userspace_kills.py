@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collector import batch
-from collector.batch import Batch
 from collector.sinks.metrics import SYSTEMD_OOMD, Metrics
+from collector.state import batch
+from collector.state.batch import Batch
 
 if TYPE_CHECKING:
     from collector.config import Config
     from collector.sources.oomd import UserspaceKill
-    from collector.store import Store
+    from collector.state.store import Store
 
 RETRY_SECONDS = 600.0
 

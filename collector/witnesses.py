@@ -7,7 +7,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from collector import batch
 from collector.cgroups.tree import CgroupTree
 from collector.cgroups.watcher import CgroupWatcher, Health
 from collector.errors import ParseError
@@ -16,6 +15,7 @@ from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
 from collector.processes import NOT_STARTED
 from collector.reconcile import CLOCK_SLACK_SECONDS, Reconciler
+from collector.state import batch
 from collector.view import View
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collector.processes.index import KnownProcess
     from collector.processes.watch import ProcessWatch
     from collector.sinks.metrics import Metrics
-    from collector.store import Store
+    from collector.state.store import Store
 
 # A line that was printed so long ago is none that has just arrived.
 LATE_SECONDS = 60.0

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from collector import __version__
-from collector.batch import Batch, Entry, Retention
 from collector.cli import main
 from collector.config import SETTINGS
-from collector.store import Store
+from collector.state.batch import Batch, Entry, Retention
+from collector.state.store import Store
 from tests.reports import incident, report
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.batch import KILLS, LOST, Retention
 from collector.intake import TICK_SECONDS, Intake
 from collector.pipeline import Pipeline
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
-from collector.store import Store, read_documents
+from collector.state.batch import KILLS, LOST, Retention
+from collector.state.store import Store, read_documents
 from tests import lines
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from collector import reconcile
-from collector.batch import FOREIGN, KILLS, PROCESSES, Retention
 from collector.config import read_config
 from collector.history import Key
 from collector.intake import Intake
@@ -22,7 +21,8 @@ from collector.model import MemcgPath
 from collector.pipeline import Pipeline
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
-from collector.store import Store, read_documents
+from collector.state.batch import FOREIGN, KILLS, PROCESSES, Retention
+from collector.state.store import Store, read_documents
 from collector.witnesses import Witnesses
 from tests import lines
 from tests.cgroups import tree_maker

@@ -12,18 +12,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from collector import batch
 from collector.model import Cause
 from collector.pods.eviction import Resource
 from collector.reconcile import UNATTRIBUTED_REASONS
 from collector.sinks.delivery import Outcome
+from collector.state import batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from collector.batch import CounterKey
+    from collector.state.batch import CounterKey
 
 SYSTEMD_OOMD = "systemd_oomd"
 STDOUT = "stdout"

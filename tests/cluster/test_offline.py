@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import kubernetes_validate  # type: ignore[import-untyped]  # without type information
 import pytest
 
-from collector.store import read_documents
+from collector.state.store import read_documents
 from tests import lines
 from tests.cluster import killers
 from tests.cluster.audit import outside, requests_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from collector.store import read_documents
+from collector.state.store import read_documents
 from tests import lines
 from tests.agent_process import AgentProcess
 from tests.cluster.told import refused, samples

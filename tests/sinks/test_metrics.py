@@ -11,11 +11,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from collector.batch import DELIVERIES, EVICTIONS, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED, USERSPACE_KILLS
 from collector.sinks.metrics import Metrics
+from collector.state.batch import DELIVERIES, EVICTIONS, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED, USERSPACE_KILLS
 
 if TYPE_CHECKING:
-    from collector.batch import CounterKey
+    from collector.state.batch import CounterKey
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

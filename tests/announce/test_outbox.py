@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.batch import DELIVERIES, Batch, Entry, Later, Retention
+from collector.announce.outbox import POD_EVENT, WEBHOOK, StoreOutbox
 from collector.document import to_document
 from collector.late import Late, to_json
 from collector.model import Names, NamesFrom
-from collector.outbox import POD_EVENT, WEBHOOK, StoreOutbox
-from collector.store import Store
+from collector.state.batch import DELIVERIES, Batch, Entry, Later, Retention
+from collector.state.store import Store
 from collector.text import to_line
 from tests import lines
 from tests.test_classify import judge

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collector.check_api import check_api
-from collector.check_row import Row
+from collector.check.api import check_api
+from collector.check.row import Row
 from collector.errors import CollectorError
 from collector.processes.connector import probe
 from collector.sources.kernel_log import kernel_logs

@@ -8,16 +8,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from collector import batch
-from collector.batch import Batch
 from collector.late import complete, from_json
 from collector.sinks.delivery import Letter, Outcome
+from collector.state import batch
+from collector.state.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from collector.batch import Mail
-    from collector.store import Store
+    from collector.state.batch import Mail
+    from collector.state.store import Store
 
 POD_EVENT = "pod_event"
 NODE_EVENT = "node_event"

@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from collector.batch import DELIVERIES, EVICTIONS, EXPIRED, Batch, Case, CounterKey, Later, Mail
+from collector.state.batch import DELIVERIES, EVICTIONS, EXPIRED, Batch, Case, CounterKey, Later, Mail
 
 if TYPE_CHECKING:
     import sqlite3

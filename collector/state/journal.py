@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from collector.batch import (
+from collector.errors import CollectorError
+from collector.ledger import Baseline
+from collector.reconcile import MAX_OPEN, FromCounters, Told
+from collector.state.batch import (
     KILLS,
     PROCESSES,
     UNATTRIBUTED,
@@ -24,11 +27,8 @@ from collector.batch import (
     Position,
     Retention,
 )
-from collector.errors import CollectorError
-from collector.followups import FollowUps
-from collector.journal_schema import SCHEMA_VERSION, VERSIONS
-from collector.ledger import Baseline
-from collector.reconcile import MAX_OPEN, FromCounters, Told
+from collector.state.followups import FollowUps
+from collector.state.schema import SCHEMA_VERSION, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from collector import __version__
-from collector.outbox import ALERTMANAGER, NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
+from collector.announce.outbox import ALERTMANAGER, NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
 from collector.sinks.delivery import Delivery, Limits
 from collector.sinks.kube_event import concerns_node
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collector.config import Config
     from collector.kube.client import KubeClient
     from collector.sinks.delivery import RemoteSink
-    from collector.store import Store
+    from collector.state.store import Store
 
 
 class Outlets:

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from collector.batch import (
+from collector.errors import CollectorError
+from collector.ledger import Baseline
+from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Verdict
+from collector.reconcile import FromCounters, Told
+from collector.state.batch import (
     DELIVERIES,
     EVICTIONS,
     KILLS,
@@ -31,12 +35,8 @@ from collector.batch import (
     Position,
     Retention,
 )
-from collector.errors import CollectorError
-from collector.journal_schema import SCHEMA_VERSION, VERSIONS
-from collector.ledger import Baseline
-from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Verdict
-from collector.reconcile import FromCounters, Told
-from collector.store import FILE_NAME, Store, read_documents
+from collector.state.schema import SCHEMA_VERSION, VERSIONS
+from collector.state.store import FILE_NAME, Store, read_documents
 from tests.reports import incident, report
 
 if TYPE_CHECKING:
@@ -511,7 +511,7 @@ def test_two_agents_do_not_share_a_directory(tmp_path: Path, caplog: pytest.LogC
 _KILLED = """
 import sys
 from pathlib import Path
-from tests.test_store import AT, Position, batch, entry, opened
+from tests.state.test_store import AT, Position, batch, entry, opened
 with opened(Path(sys.argv[1])) as store:
     print("ready", flush=True)
     position = store.position()

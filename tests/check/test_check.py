@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector.check import check_machine, kernel_log_works, render
-from collector.check_row import Row
+from collector.check.machine import check_machine, kernel_log_works, render
+from collector.check.row import Row
 from collector.config import read_config
 from tests.kube.api_server import ApiServer
 from tests.kube.events_api import EventsApi

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from collector import announcer
-from collector.announcer import Announcer
-from collector.batch import KILLS, Batch, Entry, Retention
+from collector.announce import announcer
+from collector.announce.announcer import Announcer
 from collector.document import to_document
 from collector.model import ContainerId, ContainerKind, Fate, Incident, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
-from collector.store import Store, read_documents
+from collector.state.batch import KILLS, Batch, Entry, Retention
+from collector.state.store import Store, read_documents
 from collector.text import to_line
 from tests import lines
 from tests.test_classify import judge

@@ -7,15 +7,15 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from collector import batch
-from collector.batch import Batch
 from collector.late import complete, from_json
 from collector.sinks.json_log import JsonLog
 from collector.sinks.metrics import DELIVERED, FAILED, STDOUT
+from collector.state import batch
+from collector.state.batch import Batch
 from collector.text import to_line
 
 if TYPE_CHECKING:
-    from collector.store import Store
+    from collector.state.store import Store
 
 NOTE_SECONDS = 0.25
 DRAIN_SECONDS = 2.0

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from collector.check_row import Row
+from collector.check.row import Row
 from collector.cluster import open_client
 from collector.errors import ConfigError
 

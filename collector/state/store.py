@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from collector.batch import Applied, Batch, Case, CounterKey, Mail, Position, Retention
 from collector.errors import CollectorError
-from collector.journal import DOCUMENTS, Journal, UnusableError
 from collector.late import Document, complete, from_json
+from collector.state.batch import Applied, Batch, Case, CounterKey, Mail, Position, Retention
+from collector.state.journal import DOCUMENTS, Journal, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

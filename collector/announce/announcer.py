@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from collector.batch import Batch, Later
+from collector.announce.outbox import NEED_NAMES
+from collector.announce.printer import Printer
 from collector.late import Late, complete, from_json, to_json
 from collector.model import ContainerId, Fate, Names, NamesFrom, PodUid
-from collector.outbox import NEED_NAMES
 from collector.pods.fate import Judged, Kill
-from collector.printer import Printer
 from collector.sinks.kube_event import event_key
+from collector.state.batch import Batch, Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from collector.store import Store
+    from collector.state.store import Store
 
 # Counted from when a kill is settled, or from the start of this process: so long it waits for names before it is told,
 NAMES_SECONDS = 10.0

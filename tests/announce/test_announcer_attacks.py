@@ -16,28 +16,29 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from collector import announcer, intake
-from collector.batch import DELIVERIES, Batch, Retention
+from collector import intake
+from collector.announce import announcer
+from collector.announce.outbox import NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
 from collector.cluster import Cluster
 from collector.document import to_document
 from collector.errors import CollectorError
 from collector.intake import Intake
-from collector.journal_schema import VERSIONS
 from collector.kube.access import Access, AccessError
 from collector.kube.client import KubeClient, status_error
 from collector.kube.items import ListItems
 from collector.late import Late, complete
 from collector.model import ContainerId, Fate, PodUid, QosClass
-from collector.outbox import NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
 from collector.pipeline import Pipeline
 from collector.pods.index import PodIndex
 from collector.pods.record import parse_pod
 from collector.sinks.kube_event import concerns_node
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
-from collector.store import FILE_NAME, LOCK_NAME, Store
+from collector.state.batch import DELIVERIES, Batch, Retention
+from collector.state.schema import VERSIONS
+from collector.state.store import FILE_NAME, LOCK_NAME, Store
 from tests import lines
-from tests.test_announcer import NAMED, NOW, Registry, World, entry, registry, world
+from tests.announce.test_announcer import NAMED, NOW, Registry, World, entry, registry, world
 from tests.test_classify import judge
 
 if TYPE_CHECKING:

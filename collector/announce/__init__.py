@@ -1,0 +1,1 @@
+"""What follows a journalled kill: names, standard output, remote sinks, fate."""

@@ -1,0 +1,1 @@
+"""The command `check`: what this machine, these privileges and the API allow."""

@@ -1,0 +1,1 @@
+"""What survives a restart: the journal of incidents, counters, what is still to be told."""
