@@ -66,6 +66,9 @@ class Timing(NamedTuple):
     list_end: float = 60.0
     # A connection that lived for that long worked: back-off begins anew.
     healthy: float = 10.0
+    # All nodes' watches break at once with their server: they come back over so long, which is less than a kill waits
+    # for names.
+    reconnect: float = 5.0
     backoff_first: float = 1.0
     backoff_most: float = 60.0
     # How often it is logged that the API is still down.
@@ -147,7 +150,10 @@ class PodReflector:
 
     def _back_off(self) -> float:
         timing = self._timing
-        self._failures = 0 if self._lived() >= timing.healthy else self._failures + 1
+        if self._lived() >= timing.healthy:
+            self._failures = 0
+            return timing.reconnect
+        self._failures += 1
         return min(timing.backoff_most, timing.backoff_first * 2.0 ** min(self._failures, 32))
 
     def _lived(self) -> float:

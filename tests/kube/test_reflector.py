@@ -90,6 +90,25 @@ async def test_a_server_that_cannot_stream_is_asked_for_a_list(
     assert sum("sendInitialEvents" in seen.query for seen in server.seen) == 1
 
 
+async def test_watches_that_break_together_come_back_apart(
+    server: ApiServer, client: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5,000 nodes lose theirs in the same moment, when their server goes."""
+    spans: list[float] = []
+
+    def uniform(_: float, most: float) -> float:
+        spans.append(most)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    async with reflecting(client, timing=QUICK._replace(healthy=0.05, reconnect=3.0)) as sink:
+        await until(lambda: sink.up)
+        await asyncio.sleep(0.1)
+        server.abort()
+        await until(lambda: len(server.seen) == 2)
+    assert spans[-1] == 3.0
+
+
 @pytest.mark.parametrize("end", ["cut", "abort"])
 async def test_a_watch_that_ends_goes_on_where_it_was(server: ApiServer, client: KubeClient, end: str) -> None:
     create(server, "a")
