@@ -189,17 +189,20 @@ class Cluster:
 
 
 def open_client(config: Config) -> KubeClient | None:
-    """None: this is no pod, and no kubeconfig is given. Raises ConfigError."""
-    if config.kubernetes == "off":
+    """None: this is no pod with a service account, and no kubeconfig is given. Raises ConfigError."""
+    is_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    if config.kubernetes == "off" or not (config.kubeconfig or is_pod):
         return None
-    if config.kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        return None
-    if config.node_name is None:
-        raise ConfigError("--node-name (NODE_NAME): is needed to ask the API for this node's pods")
     from collector.kube.access import from_kubeconfig, in_cluster
     from collector.kube.client import KubeClient
 
-    load = in_cluster(os.environ) if config.kubeconfig is None else from_kubeconfig(config.kubeconfig)
+    load = from_kubeconfig(config.kubeconfig) if config.kubeconfig else in_cluster(os.environ)
     if load is None:
+        _log.warning("no token of a service account is mounted: the API is not asked for this node's pods")
+        return None
+    if config.node_name is None and config.kubeconfig:
+        raise ConfigError("--node-name (NODE_NAME): is needed to ask the API for this node's pods")
+    if config.node_name is None:
+        _log.warning("NODE_NAME is not set (downward API: spec.nodeName): the API is not asked for this node's pods")
         return None
     return KubeClient(load, user_agent=f"oom-collector/{__version__} ({config.node_name})")
