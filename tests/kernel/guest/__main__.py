@@ -87,6 +87,7 @@ def run(scenario: Scenario, log: KernelLog, agent: Agent) -> int:
     except Exception as error:  # noqa: BLE001  a broken scenario is a failed one; the rest still runs
         problems = [str(error) if isinstance(error, AssertionError) else traceback.format_exc()]
         agent.signal("CONT")
+        time.sleep(5)  # what it killed is told before the next one begins
         documents = lab.told(0)
     finally:
         lab.clean_up()

@@ -22,8 +22,9 @@ LIVES = 2000
 LEAK_MIB = 4  # a leak of 2 KiB for each life
 MAX_EVENTS = 100_000 if os.uname().release.startswith("6.1.") else 20_000
 STORM_SECONDS = 10
-# Of a core, under emulation; a real node is 10 to 50 times as fast.
-MAX_STORM_SHARE = 0.10
+# Of a core, under emulation; a real node is 10 to 50 times as fast. A host that is busy beside shows as the guest's CPU:
+# 5 % on a quiet one was 11 % then.
+MAX_STORM_SHARE = 0.20
 FORK_STORM_SHARE = 0.30
 
 
