@@ -17,6 +17,7 @@ from collector.cluster import Cluster, open_client
 from collector.errors import ConfigError
 from collector.intake import Intake
 from collector.pipeline import Pipeline
+from collector.sinks.container_series import ContainerSeries
 from collector.sinks.http import Server
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
@@ -89,6 +90,13 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     retention = Retention(count=config.retention_count, age=config.retention_days)
     store = Store(config.state_dir, boot_id=boot_id, retention=retention, at=now)
     outlets = Outlets(config, client, store)
+    containers = ContainerSeries(
+        kills=lambda: store.container_kills,
+        hold_seconds=config.metrics_hold,
+        now=time.monotonic,
+        off=config.metrics_off,
+        created=config.start_timestamps == "on",
+    )
     metrics = Metrics(
         version=__version__,
         sources=tuple(log.name for log in logs),
@@ -96,12 +104,15 @@ async def run_agent(config: Config, *, stdout: int) -> None:
         counters=lambda: store.counters,
         hold_seconds=config.metrics_hold,
         now=time.monotonic,
+        containers=containers,
+        created=store.first_start.timestamp() if config.start_timestamps == "on" else None,
     )
     metrics.add_process_metrics()
     # printk's clock stands still in suspend, as CLOCK_MONOTONIC does.
     boot_time = now - timedelta(seconds=time.clock_gettime(time.CLOCK_MONOTONIC))
     witnesses = Witnesses(config, store, metrics, boot_id=boot_id)
     cluster = Cluster(config, client, store, metrics, is_alive=witnesses.is_alive)
+    containers.running, containers.memory = cluster.running, witnesses.memory_now
     announcer = Announcer(
         store,
         cluster,

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 
 from collector import __version__
 from collector.errors import ConfigError, ParseError
-from collector.model import ContainerId, Names, PodUid
+from collector.model import ContainerId, ContainerKind, Names, PodUid
 from collector.pods.eviction import eviction
 from collector.pods.fate import Judged, Kill, fate_of
 from collector.pods.index import PodIndex
 from collector.pods.log_links import LogLinks
-from collector.pods.record import PodRecord, parse_pod
+from collector.pods.record import PodContainer, PodRecord, parse_pod
+from collector.sinks.container_series import Running
 from collector.state import batch
-from collector.state.batch import Batch
+from collector.state.batch import Batch, ContainerName
+from collector.state.series_life import SeriesLives
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from collector.config import Config
     from collector.kube.client import KubeClient
@@ -62,6 +64,7 @@ class Cluster:
         self._links_at = float("-inf")
         self._listing: list[PodRecord] | None = None
         self._evicted: set[str] = set()
+        self._series = SeriesLives()
         self._up = False
         if client is not None:
             metrics.witness_up["pods"] = False
@@ -94,13 +97,35 @@ class Cluster:
             self._index.prune(now)
             if not self._up:
                 self._refresh_links(now)
+            self._end_series(now)
             await asyncio.sleep(PRUNE_SECONDS if self._up else self._config.sample_interval)
 
     def _refresh_links(self, now: float) -> None:
         self._links_at = now
         self._links.refresh(now)
 
+    def _end_series(self, now: float) -> None:
+        if self.is_behind:  # no pod is known to be gone
+            return
+        pods = {(pod.namespace, pod.name) for pod in self._index.live()} if self.has_api else self._links.pods()
+        ended = self._series.ended(self._store.container_kills, pods, now)
+        if ended:
+            self._store.apply(Batch(at=datetime.now(UTC), series_ended=ended))
+
     # Names and fates
+
+    def running(self) -> Iterator[Running]:
+        """The containers that run or are to run again; while there is no API, also such as have run."""
+        if not self._up:
+            for container_id, names in self._links.containers():
+                name = ContainerName(names.namespace, names.pod, names.container or "")
+                yield Running(name, container_id, None)
+        for pod in self._index.live():
+            for container in pod.containers:
+                if _runs(pod, container):
+                    limits = [limit for limit in (container.limit_bytes, pod.limit_bytes) if limit is not None]
+                    name = ContainerName(pod.namespace, pod.name, container.name)
+                    yield Running(name, container.id, min(limits, default=None))
 
     def names(self, pod_uid: PodUid | None, container_id: ContainerId | None) -> Names | None:
         known = self._index.names(pod_uid, container_id)
@@ -186,6 +211,12 @@ class Cluster:
         since_start = self._listing is None if evicted.at is None else evicted.at >= first_start
         if since_start:
             self._store.apply(Batch(at=datetime.now(UTC), evictions=[(record.api_uid, str(evicted.resource))]))
+
+
+def _runs(pod: PodRecord, container: PodContainer) -> bool:
+    """A container that waits for its restart does: it is the one whose next kill is to be seen."""
+    returns = container.id is not None and container.kind is not ContainerKind.INIT and pod.phase == "Running"
+    return container.running_since is not None or returns
 
 
 def open_client(config: Config) -> KubeClient | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.errors import ConfigError
+from collector.sinks.container_series import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ class Config:
     retention_count: int
     retention_days: timedelta
     metrics_hold: float
+    metrics_off: frozenset[str]
+    start_timestamps: str
     sample_interval: float
     proc_connector: str
     userspace_kills: str
@@ -134,6 +137,13 @@ def _on_or_off(text: str) -> str:
     return text
 
 
+def _families(text: str) -> frozenset[str]:
+    families = frozenset(filter(None, text.replace(" ", "").split(",")))
+    if not families <= set(FAMILIES):
+        raise ValueError(f"must be of {', '.join(FAMILIES)}")
+    return families
+
+
 def _days(text: str) -> timedelta:
     value = _number(text)
     if not 0 < value <= 36500:
@@ -208,8 +218,22 @@ SETTINGS = (
         metavar="SECONDS",
         default="60",
         parse=_seconds,
-        help="for how long after a start the counters show their former values, without the kills of the downtime:"
-        " at least a scrape interval, so that increase() sees these",
+        help="for how long after a start the counters show their former values, without the kills of the downtime, and"
+        " those of a container 0 before its first kill: at least a scrape interval, so that increase() sees these",
+    ),
+    Setting(
+        flag="--metrics-off",
+        metavar="LIST",
+        default="",
+        parse=_families,
+        help="metric families of containers that are not shown, with commas between: " + ", ".join(FAMILIES),
+    ),
+    Setting(
+        flag="--start-timestamps",
+        metavar="on|off",
+        default="off",
+        parse=_on_or_off,
+        help="whether OpenMetrics tells since when each counter of kills counts; doubles their lines",
     ),
     Setting(
         flag="--sample-interval",

@@ -15,10 +15,12 @@ from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
 from collector.processes import NOT_STARTED
 from collector.reconcile import CLOCK_SLACK_SECONDS, Reconciler
+from collector.sinks.container_series import MemoryNow
 from collector.state import batch
 from collector.view import View
 
 if TYPE_CHECKING:
+    from collector.cgroups.cgroup import Cgroup
     from collector.cgroups.memory import MemoryReading
     from collector.config import Config
     from collector.intake import Intake
@@ -147,6 +149,16 @@ class Witnesses:
             return None
         return any(container_id in path and self._tree.is_populated(path) for path in self._tree.containers())
 
+    def memory_now(self) -> dict[ContainerId, MemoryNow]:
+        """Of all containers, as last sampled."""
+        now = {}
+        for cgroup in self._tree.sampled():
+            sample = cgroup.memory.sample if cgroup.memory else None
+            if cgroup.container_id is not None and sample is not None:
+                limits = [limit for each in (cgroup, cgroup.parent) if (limit := _limit(each)) is not None]
+                now[cgroup.container_id] = MemoryNow(sample.working_set, min(limits, default=None))
+        return now
+
     # Told by the watchers
 
     def _counted(self, counters: Counters) -> None:
@@ -226,6 +238,11 @@ def _start_process_watch(config: Config) -> ProcessWatch:
     watch = ProcessWatch(config.proc_root, config.cgroup_root, connector=config.proc_connector == "auto")
     watch.start()
     return watch
+
+
+def _limit(cgroup: Cgroup | None) -> int | None:
+    """As last read."""
+    return cgroup.memory.bounds.limit if cgroup and cgroup.memory and cgroup.memory.bounds else None
 
 
 def _as_process(known: KnownProcess) -> Process:

@@ -159,6 +159,26 @@ async def test_from_the_kernels_line_to_event_and_fate(node: World) -> None:
     assert agent.kills() == 1
 
 
+async def test_the_containers_counter_is_there_at_0_moves_once_and_outlives_the_agent(node: World) -> None:
+    shown = pod()
+    shown["spec"]["containers"][0]["resources"] = {"limits": {"memory": "48Mi"}}
+    node.api.create(shown)
+    agent = await node.start_agent()
+    labels = 'namespace="shop",pod="cart-0",container="cart"'
+    kills = f'oom_container_kills_total{{{labels},cause="container_limit"}}'
+    await node.until(lambda: kills in agent.get("/metrics")[1])
+    assert await asyncio.to_thread(agent.metric, kills) == 0
+    node.log.write(lines.report())
+    await node.until(lambda: agent.metric(kills) == 1)
+    assert agent.metric(f"oom_container_last_kill_timestamp_seconds{{{labels}}}") > 1_700_000_000
+    agent.kill()
+    agent = await node.start_agent()
+    await node.until(lambda: agent.metric('oom_collector_source_up{source="pods"}') == 1)
+    assert agent.metric(kills) == 1
+    node.log.write(lines.report(pid=300))
+    await node.until(lambda: agent.metric(kills) == 2)
+
+
 async def test_a_node_out_of_memory_is_told_of_on_the_node_and_on_the_pod(node: World) -> None:
     node.api.create(pod())
     agent = await node.start_agent()

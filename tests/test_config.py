@@ -9,6 +9,7 @@ import pytest
 
 from collector.config import DEFAULT_PORT, SETTINGS, Address, Config, read_config
 from collector.errors import ConfigError
+from collector.sinks.container_series import FAMILIES
 
 
 def test_defaults() -> None:
@@ -23,6 +24,8 @@ def test_defaults() -> None:
         retention_count=1000,
         retention_days=timedelta(days=30),
         metrics_hold=60.0,
+        metrics_off=frozenset(),
+        start_timestamps="off",
         sample_interval=10.0,
         proc_connector="auto",
         userspace_kills="auto",
@@ -89,6 +92,8 @@ def test_listen(text: str, address: Address) -> None:
         ("state_dir", ""),
         ("metrics_hold", "-1"),
         ("metrics_hold", "nan"),
+        ("metrics_off", "oom_kills_total"),
+        ("start_timestamps", "yes"),
         ("event_max_age", "1h"),
         ("retention_count", "0"),
         ("retention_count", "1.5"),
@@ -104,3 +109,15 @@ def test_a_refusal_names_the_flag_and_the_variable(field: str, text: str) -> Non
     with pytest.raises(ConfigError) as by_variable:
         read_config({}, {variable: text})
     assert str(by_variable.value).startswith(f"{variable} ({flag}): {text!r} must be ")
+
+
+@pytest.mark.parametrize(
+    ("text", "off"),
+    [
+        ("", set()),
+        (" oom_container_kills_total, ", {"oom_container_kills_total"}),
+        (",".join(FAMILIES), set(FAMILIES)),
+    ],
+)
+def test_families_are_switched_off_by_name(text: str, off: set[str]) -> None:
+    assert read_config({"metrics_off": text}, {}).metrics_off == off

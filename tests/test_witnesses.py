@@ -19,6 +19,7 @@ from collector.history import Key
 from collector.intake import Intake
 from collector.model import MemcgPath
 from collector.pipeline import Pipeline
+from collector.sinks.container_series import MemoryNow
 from collector.sinks.metrics import Metrics
 from collector.sources.base import Cursor
 from collector.state.batch import FOREIGN, KILLS, PROCESSES, Retention
@@ -262,3 +263,15 @@ async def test_processes_are_looked_through_where_pids_are_the_hosts(tmp_path: P
         assert node.metrics.witness_up["process_index"] is is_host
         if is_host:
             await node.until(lambda: len(node.witnesses.processes or ()) == 1)
+
+
+async def test_what_containers_use_now_is_told_by_their_ids(tmp_path: Path, root: Path) -> None:
+    for number, limit in enumerate([64 * MEBIBYTE, None, 64 * MEBIBYTE]):
+        make(root, number, limit=limit)
+    pod = tree_maker.make_pod(root, tree_maker.UID % 2)
+    tree_maker.write(root / pod[1:] / "memory.max", f"{32 * MEBIBYTE}\n")
+    use = 5308416 - tree_maker.STAT["inactive_file"]
+    expected = {0: MemoryNow(use, 64 * MEBIBYTE), 1: MemoryNow(use, None), 2: MemoryNow(use, 32 * MEBIBYTE)}
+    async with running(tmp_path) as node:
+        await node.until(lambda: len(node.witnesses.memory_now()) == 3)
+        assert node.witnesses.memory_now() == {tree_maker.CONTAINER_ID % n: now for n, now in expected.items()}

@@ -16,7 +16,7 @@ from collector.late import Late, complete, from_json, to_json
 from collector.model import ContainerId, Fate, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
 from collector.sinks.kube_event import event_key
-from collector.state.batch import Batch, Later
+from collector.state.batch import NOBODY, Batch, ContainerName, Later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,12 +58,14 @@ class Registry(Protocol):
 @dataclass(slots=True)
 class _Case:
     """
-    `kill` None: of no pod. `since`, `until`: seconds of the steady clock; then no names are looked for any more.
-    `changed`: it has another document than it was told with.
+    `kill` None: of no pod. `in_container`: of a pod or a container. `since`, `until`: seconds of the steady clock; then
+    no names are looked for any more. `changed`: it has another document than it was told with. `counted`: as a kill of
+    its container.
     """
 
     id: str
     kill: Kill | None
+    in_container: bool
     killed_at: datetime
     since: float
     until: float
@@ -71,11 +73,13 @@ class _Case:
     released: bool
     named: bool
     changed: bool
+    counted: bool = False
 
 
 class Announcer:
     """
-    A kill is counted before it comes here, and nothing that happens here changes a counter of kills.
+    A kill is counted before it comes here, and nothing that happens here changes a counter of the node's kills: only
+    those of containers wait for names.
 
     outlets: the remote sinks that a document concerns. on_released: they may have something to do.
     """
@@ -181,16 +185,19 @@ class Announcer:
         if found is None:
             return None
         now, killed_at = time.monotonic(), datetime.now(UTC)
-        kill, late = None, Late()
+        kill, in_container, late = None, False, Late()
         try:
             killed_at = datetime.fromtimestamp(found.killed_at, UTC)
-            kill, late = _kill(json.loads(found.document), killed_at), from_json(found.late)
+            document = json.loads(found.document)
+            in_container = document["pod"] is not None or document["container"] is not None
+            kill, late = _kill(document, killed_at), from_json(found.late)
         except _DAMAGED as error:
             _log.error("journal: incident %s is damaged, it gets no names: %r", incident_id, error)
         age = max(0.0, (datetime.now(UTC) - killed_at).total_seconds())
         return _Case(
             id=incident_id,
             kill=kill,
+            in_container=in_container,
             killed_at=killed_at,
             since=now,
             until=now + self._max_age - age,
@@ -223,10 +230,13 @@ class Announcer:
         closed = (case.released or release) and (final or at_once)
         if closed:
             self._cases.pop(case.id, None)
-        if late == case.late and named == case.named and not (release or told_again or closed):
+        container = self._whose(case, late, age, closed=closed)
+        nothing_decided = container is None and not (release or told_again or closed)
+        if late == case.late and named == case.named and nothing_decided:
             return None
         newly_named = named and not case.named
         case.late, case.named, case.released, case.changed = late, named, case.released or release, False
+        case.counted = case.counted or container is not None
         key: str | None = None
         sinks: tuple[str, ...] = ()
         if release or told_again or newly_named:
@@ -239,7 +249,20 @@ class Announcer:
             release=sinks if release or told_again else None,
             closed=closed,
             expired=NEED_NAMES if closed and not named else (),
+            container=container,
         )
+
+    def _whose(self, case: _Case, late: Late, age: float, *, closed: bool) -> ContainerName | None:
+        """
+        The container that the kill is to be counted for. None: it is counted, it is no container's, or better names may
+        come: those of the log folders are the API's, but a pod without its container's name is worth waiting for.
+        """
+        names, kill = late.names, case.kill
+        whole = names is not None and kill is not None and (names.container is not None or kill.container_id is None)
+        waited = age >= FATE_SECONDS and (names is not None or not self._registry.has_api)
+        if case.counted or not case.in_container or not (whole or waited or closed):
+            return None
+        return NOBODY if names is None else ContainerName(names.namespace, names.pod, names.container or "")
 
     def _may_be_told(self, kill: Kill | None, late: Late, age: float) -> bool:
         if kill is None or age >= NAMES_SECONDS or not self._registry.has_api:

@@ -19,6 +19,7 @@ class Cgroup:
 
     __slots__ = (
         "children",
+        "container_id",
         "counters",
         "directory",
         "directory_watch",
@@ -54,6 +55,7 @@ class Cgroup:
         self.is_watched_for_children = outside_pods or level is Level.POD
         # Not crun's `container` in a container's scope.
         self.is_container = level is Level.CONTAINER and (parent is None or parent.level is not Level.CONTAINER)
+        self.container_id = place.container_id if self.is_container else None
         self.is_sampled = level is Level.POD or self.is_container
         self.children: dict[str, Cgroup] = {}
         self.links: int | None = None

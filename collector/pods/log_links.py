@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from collector.model import ContainerId, Names, NamesFrom, PodUid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 KEPT_SECONDS = 300.0
 """How long a name is that has vanished."""
@@ -77,6 +77,16 @@ class LogLinks:
                 problems.append(f"{self._root / name}: {error.strerror or error}")
             kept.forget(at - KEPT_SECONDS)
         self.problem = "; ".join(problems) if len(problems) == 2 else None
+
+    def pods(self) -> set[tuple[str, str]]:
+        """Namespace and name."""
+        folders = {(folder.namespace, folder.pod) for folder in self._folders.known.values()}
+        return folders | {(link.namespace, link.pod) for link in self._links.known.values()}
+
+    def containers(self) -> Iterator[tuple[ContainerId, Names]]:
+        """Former instances included. Of an id that two names claim: the last that was read."""
+        for link in {link.container_id: link for link in self._links.known.values()}.values():
+            yield link.container_id, _names(link.namespace, link.pod, link.container, link.uid)
 
     def names(self, uid: PodUid | None, container_id: ContainerId | None) -> Names | None:
         """By the uid and container id of a cgroup path, which may lack either. Where two names claim one id: none."""

@@ -78,7 +78,7 @@ class Server:
         return web.Response(text=_INDEX.format(version=self._version))
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
-        body, headers = self._metrics.render(
+        body, headers = await self._metrics.answer(
             accept=",".join(request.headers.getall("Accept", ())),
             accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
         )

@@ -1,7 +1,8 @@
-"""The node-level metric families: what the journal has committed, and what the agent knows of itself."""
+"""/metrics: what the journal has committed, what the agent knows of itself, and the families of container_series.py."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from bisect import bisect_left
 from itertools import accumulate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from collector.sinks.container_series import ContainerSeries
     from collector.state.batch import CounterKey
 
 SYSTEMD_OOMD = "systemd_oomd"
@@ -30,6 +32,9 @@ STDOUT = "stdout"
 DELIVERED = "delivered"
 FAILED = "failed"
 
+# So much is compressed in less time than a thread is asked for; ten times as much would hold up the event loop.
+_COMPRESSED_AT_ONCE_BYTES = 32 << 10
+_OPENMETRICS_END = b"# EOF\n"
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -39,7 +44,7 @@ class Metrics:
 
     Every scrape reads the counters as of the last commit, so that two scrapers agree and a burst is never half seen.
     counters: returns them. sources: the kernel logs that may be read. sinks: the remote ones. now: seconds of a steady
-    clock.
+    clock. created: since when the counters count, time of Unix, to be told in OpenMetrics; None: it is not.
     """
 
     def __init__(
@@ -51,12 +56,18 @@ class Metrics:
         counters: Callable[[], Mapping[CounterKey, int]],
         hold_seconds: float,
         now: Callable[[], float],
+        containers: ContainerSeries | None = None,
+        created: float | None = None,
     ) -> None:
         self._version = version
         self._sources = tuple(sources)
         self._sinks = tuple(sinks)
         self._counters = counters
         self._now = now
+        self._containers = containers
+        self._created = created
+        self._created_shown: float | None = None
+        self._turn = asyncio.Lock()
         self._hold_until = now() + hold_seconds
         self._held: dict[CounterKey, int] = {}
         self._latencies = [0] * (len(_LATENCY_BUCKETS) + 1)
@@ -84,35 +95,51 @@ class Metrics:
         self._latencies[bisect_left(_LATENCY_BUCKETS, seconds)] += 1
         self._latency_sum += seconds
 
-    def render(self, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
-        """Body and headers, in the best form that the client takes."""
+    async def answer(self, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
+        """Body and headers, in the best form that the client takes, compressed where it takes that."""
+        # Scrapers that come together would hold up the event loop together: others have their turn in between.
+        async with self._turn:
+            body, content_type = self.render(accept)
+            await asyncio.sleep(0)
+            headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+            if _takes_gzip(accept_encoding):
+                headers["Content-Encoding"] = "gzip"
+                is_small = len(body) <= _COMPRESSED_AT_ONCE_BYTES
+                body = _compress(body) if is_small else await asyncio.to_thread(_compress, body)
+        return body, headers
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Text and content type: all of one moment, whatever is committed while it is sent."""
         try:
             encode, content_type = choose_encoder(accept)
         except TypeError:
             # prometheus-client 0.26 compares a version that is no number with one that is.
             encode, content_type = choose_encoder("")
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        # In the plain form it would be a family of its own for each counter.
+        self._created_shown = self._created if openmetrics else None
         body = encode(self._registry)
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if _takes_gzip(accept_encoding):
-            # Level 1: level 9 takes five times its CPU for a sixth less.
-            body = gzip.compress(body, 1, mtime=0)
-            headers["Content-Encoding"] = "gzip"
-        return body, headers
+        if self._containers is not None:
+            text = self._containers.render(openmetrics=openmetrics).encode()
+            body = body.removesuffix(_OPENMETRICS_END) + text + (_OPENMETRICS_END if openmetrics else b"")
+        return body, content_type
 
     def collect(self) -> Iterator[Metric]:
-        shown = self._shown()
+        shown, created = self._shown(), self._created_shown
         causes = tuple(str(cause) for cause in Cause)
         yield _counter(
             "oom_kills",
             "Decisions of the kernel's OOM killer on this node, from its log and memory.events; a group kill is one.",
             "cause",
             {cause: shown(batch.KILLS, cause) for cause in causes},
+            created,
         )
         yield _counter(
             "oom_killed_processes",
             "Processes that the kernel's OOM killer killed, members of group kills included.",
             "cause",
             {cause: shown(batch.PROCESSES, cause) for cause in causes},
+            created,
         )
         yield _counter(
             "oom_collector_unattributed_kills",
@@ -120,6 +147,12 @@ class Metrics:
             "reason",
             {reason: shown(batch.UNATTRIBUTED, reason) for reason in UNATTRIBUTED_REASONS},
         )
+        if self._containers is not None:
+            yield _plain_counter(
+                "oom_collector_series_dropped",
+                "Kills that are not counted by the name of their container: there are too many series.",
+                shown(batch.SERIES_DROPPED, ""),
+            )
         up = GaugeMetricFamily(
             "oom_collector_source_up",
             "1: delivers; a kernel log, when it was read to its end.",
@@ -230,15 +263,22 @@ class _Families(Collector):
         return self._metrics.collect()
 
 
-def _counter(name: str, help_text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+def _counter(
+    name: str, help_text: str, label: str, values: Mapping[str, int], created: float | None = None
+) -> CounterMetricFamily:
     family = CounterMetricFamily(name, help_text, labels=(label,))
     for value, count in values.items():
-        family.add_metric((value,), count)
+        family.add_metric((value,), count, created=created)
     return family
 
 
 def _plain_counter(name: str, help_text: str, value: int) -> CounterMetricFamily:
     return CounterMetricFamily(name, help_text, value=value)
+
+
+def _compress(body: bytes) -> bytes:
+    # Level 1: level 9 takes five times its CPU for a sixth less.
+    return gzip.compress(body, 1, mtime=0)
 
 
 def _takes_gzip(accept_encoding: str) -> bool:

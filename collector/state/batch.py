@@ -30,6 +30,36 @@ EXPIRED = "expired"  # an outcome of DELIVERIES, as sinks.delivery has it
 EVICTIONS = "evictions"
 MALFORMED_PODS = "malformed_pods"
 USERSPACE_KILLS = "userspace_kills"
+SERIES_DROPPED = "series_dropped"
+
+
+class ContainerName(NamedTuple):
+    """Values of labels: "" is what Prometheus takes for none, where there is no name, or none that is known."""
+
+    namespace: str
+    pod: str
+    container: str
+
+
+NOBODY = ContainerName("", "", "")
+"""Under whom kills are counted that were never named, or for which there was no room."""
+
+
+MAX_SERIES = 1000
+"""Label sets: what a metric with the names of pods may cost a Prometheus, for each node."""
+
+
+class KillSeries(NamedTuple):
+    container: ContainerName
+    cause: str
+
+
+class KillCount(NamedTuple):
+    """`since`: the first of them was counted, `last_at`: the last one happened; times of Unix."""
+
+    kills: int
+    since: float
+    last_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +103,8 @@ class Later:
 
     `late`: late.to_json(). `named`: namespace and name of its pod are among it. `event_key`: kills with the same make
     one Event; None: as before. `release`: from now on it is told, on stdout and to these sinks; None: not yet, or as
-    before. `closed`: nothing more will come. `expired`: these sinks are not told any more.
+    before. `closed`: nothing more will come. `expired`: these sinks are not told any more. `container`: whose kill it
+    is counted as from now on, and no other's later; None: not decided yet, or no container's.
     """
 
     id: str
@@ -83,6 +114,7 @@ class Later:
     release: tuple[str, ...] | None
     closed: bool
     expired: tuple[str, ...] = ()
+    container: ContainerName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +126,8 @@ class Batch:
     `baselines`, `gone`: of the ledger; None: it keeps none. `counted_off`: ids of bare lines that stand for a kill
     which the counters have. `histories`: what the history of a cgroup is restored from, None: it is over.
     `delivered`: sink and id, off the outbox. `evictions`: pod uid and resource, each counted once.
-    `userspace_cursor`: where reading of userspace killers goes on.
+    `userspace_cursor`: where reading of userspace killers goes on. `series_ended`: containers whose kills are no longer
+    counted by name.
     """
 
     at: datetime
@@ -111,6 +144,7 @@ class Batch:
     delivered: Sequence[tuple[str, str]] = ()
     evictions: Sequence[tuple[str, str]] = ()
     userspace_cursor: str | None = None
+    series_ended: Sequence[ContainerName] = ()
 
 
 class Case(NamedTuple):

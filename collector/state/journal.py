@@ -19,6 +19,7 @@ from collector.reconcile import MAX_OPEN, FromCounters, Told
 from collector.state.batch import (
     KILLS,
     PROCESSES,
+    SERIES_DROPPED,
     UNATTRIBUTED,
     Applied,
     Batch,
@@ -27,6 +28,7 @@ from collector.state.batch import (
     Position,
     Retention,
 )
+from collector.state.container_kills import ContainerKills
 from collector.state.followups import FollowUps
 from collector.state.schema import SCHEMA_VERSION, VERSIONS
 
@@ -42,7 +44,7 @@ MAX_EVICTIONS = 10_000
 DOCUMENTS = "SELECT id, document, late FROM incidents JOIN documents USING (id) ORDER BY seq DESC"
 _COLUMNS = (
     *("id", "boot_id", "journalled_at", "killed_at", "cause", "counted_processes", "evidence", "kills", "settled"),
-    *("printed", "released", "named", "pending", "late", "event_key", "sinks"),
+    *("printed", "released", "named", "pending", "late", "event_key", "sinks", "placed"),
 )
 _INSERT = f"INSERT INTO incidents ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
 _UNTOLD = "SELECT id FROM incidents WHERE printed = 0 OR pending = 1 UNION SELECT id FROM outbox"
@@ -77,6 +79,7 @@ class Journal:
         """Raises UnusableError, or sqlite3.Error where the disk or our rights are the cause."""
         self._db = connection
         self.followups = FollowUps(connection)
+        self._containers = ContainerKills(connection)
         self._boot_id = boot_id
         self._opened_at = at
         try:
@@ -84,6 +87,7 @@ class Journal:
             self.counters: Counter[CounterKey] = Counter(
                 {(name, label): value for name, label, value in self._db.execute("SELECT * FROM counters")}
             )
+            self.container_kills = self._containers.read()
             meta = dict(self._db.execute("SELECT key, value FROM meta"))
             self.first_start = datetime.fromisoformat(meta["first_start"])
             self.read_all: bool = meta["read_all"] == "1"
@@ -164,6 +168,10 @@ class Journal:
             self._keep_histories(batch.histories)
             for later in batch.later:
                 moved.update(self.followups.keep(later))
+            placed, dropped = self._containers.count(batch.later, self.container_kills, batch.at.timestamp())
+            self._containers.end(batch.series_ended)
+            if dropped:
+                moved[SERIES_DROPPED, ""] += dropped
             self._db.executemany("DELETE FROM outbox WHERE sink = ? AND id = ?", batch.delivered)
             self._add(moved)
             if batch.userspace_cursor is not None:
@@ -177,6 +185,10 @@ class Journal:
                     (self._opened_at.timestamp(),),
                 )
         self.counters.update(moved)
+        self.container_kills.update(placed)
+        ended = [series for series in self.container_kills if series.container in batch.series_ended]
+        for series in ended:
+            del self.container_kills[series]
         self.read_all = self.read_all or batch.read_all
         if batch.baselines is not None:
             self._counters_boot = self._boot_id
@@ -235,6 +247,7 @@ class Journal:
             "late": None,
             "event_key": None,
             "sinks": "",
+            "placed": False,
         }
         self._db.execute(_INSERT, row)
         self._db.execute("INSERT INTO documents VALUES (?, ?)", (incident.id, entry.document))
@@ -343,7 +356,8 @@ class Journal:
                 " printed = max(printed, excluded.printed), kills = max(kills, excluded.kills),"
                 " released = max(released, excluded.released), pending = excluded.pending,"
                 " late = coalesce(excluded.late, late), named = max(named, excluded.named),"
-                " event_key = coalesce(excluded.event_key, event_key), sinks = excluded.sinks"
+                " event_key = coalesce(excluded.event_key, event_key), sinks = excluded.sinks,"
+                " placed = max(placed, excluded.placed)"
                 " WHERE excluded.counted_processes IS NOT NULL",
                 [dict(zip(_COLUMNS, row, strict=True)) for row in rows],
             )
@@ -376,11 +390,13 @@ class Journal:
     def _set_counters(self, former: Journal) -> None:
         self._db.execute("DELETE FROM counters")
         self._add(former.counters)
+        self._containers.replace(former.container_kills)
         first_start = min(self.first_start, former.first_start)
         read_all = self.read_all or former.read_all
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'first_start'", (_iso(first_start),))
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'read_all'", (str(int(read_all)),))
         self.counters, self.first_start, self.read_all = Counter(former.counters), first_start, read_all
+        self.container_kills = dict(former.container_kills)
 
 
 def _first_count(entry: Entry) -> dict[CounterKey, int]:

@@ -57,5 +57,13 @@ CREATE INDEX event_key ON incidents (event_key) WHERE event_key IS NOT NULL;
 CREATE TABLE outbox (sink TEXT, id TEXT, PRIMARY KEY (sink, id)) WITHOUT ROWID;
 CREATE TABLE evictions (pod_uid TEXT PRIMARY KEY, counted_at REAL NOT NULL) WITHOUT ROWID;
 """,
+    # container_kills: see batch.KillCount; all three names "": batch.NOBODY. placed: the incident is counted there.
+    """
+CREATE TABLE container_kills (
+    namespace TEXT, pod TEXT, container TEXT, cause TEXT, kills INTEGER NOT NULL, since REAL NOT NULL,
+    last_at REAL NOT NULL, PRIMARY KEY (namespace, pod, container, cause)
+) WITHOUT ROWID;
+ALTER TABLE incidents ADD COLUMN placed INTEGER NOT NULL DEFAULT 0;
+""",
 )
 SCHEMA_VERSION = len(VERSIONS)

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from collector.errors import CollectorError
 from collector.late import Document, complete, from_json
-from collector.state.batch import Applied, Batch, Case, CounterKey, Mail, Position, Retention
+from collector.state.batch import (
+    Applied,
+    Batch,
+    Case,
+    CounterKey,
+    KillCount,
+    KillSeries,
+    Mail,
+    Position,
+    Retention,
+)
 from collector.state.journal import DOCUMENTS, Journal, UnusableError
 
 if TYPE_CHECKING:
@@ -66,6 +76,11 @@ class Store:
     def counters(self) -> Mapping[CounterKey, int]:
         """As of the last commit."""
         return self._journal.counters
+
+    @property
+    def container_kills(self) -> Mapping[KillSeries, KillCount]:
+        """As of the last commit."""
+        return self._journal.container_kills
 
     @property
     def first_start(self) -> datetime:

@@ -19,7 +19,7 @@ from collector.announce.announcer import Announcer
 from collector.document import to_document
 from collector.model import ContainerId, ContainerKind, Fate, Incident, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
-from collector.state.batch import KILLS, Batch, Entry, Retention
+from collector.state.batch import KILLS, NOBODY, Batch, ContainerName, Entry, KillSeries, Retention
 from collector.state.store import Store, read_documents
 from collector.text import to_line
 from tests import lines
@@ -82,6 +82,10 @@ class World:
     def document(self) -> dict[str, Any]:
         (document,) = read_documents(self.directory)
         return document
+
+    @property
+    def counted(self) -> dict[ContainerName, int]:
+        return {series.container: count.kills for series, count in self.store.container_kills.items()}
 
     @property
     def mailed(self) -> list[tuple[str, ...]]:
@@ -298,3 +302,87 @@ async def test_a_damaged_row_ends_nothing(
         await asyncio.sleep(0.1)
         assert "incident bad is damaged" in caplog.text
         assert b'"id":"a"' in os.read(made.reading, 1 << 16)
+
+
+# Counted by container
+
+CART = ContainerName("shop", "cart-0", "cart")
+
+
+async def test_a_kill_is_counted_for_its_container_once_when_its_name_is_whole(
+    tmp_path: Path, registry: Registry
+) -> None:
+    registry.known = replace(NAMED, container=None)
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.4)
+        assert made.mailed == [("a",)]
+        assert made.counted == {}
+        registry.known = NAMED
+        await asyncio.sleep(0.05)
+        assert made.store.container_kills.keys() == {KillSeries(CART, "container_limit")}
+        registry.known, registry.judged = replace(NAMED, container="web"), Judged(fate=Fate.RESTARTED)
+        made.kill()
+        await asyncio.sleep(0.1)
+        assert made.counted == {CART: 1}
+    with world(tmp_path, registry) as made:
+        made.announcer.look()
+        await asyncio.sleep(0.1)
+        assert made.counted == {CART: 1}
+
+
+async def test_the_names_of_the_log_folders_are_the_same_and_nobody_waits_for_the_api(
+    tmp_path: Path, registry: Registry
+) -> None:
+    registry.is_behind, registry.known = True, LINKED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.05)
+        assert made.counted == {CART: 1}
+
+
+@pytest.mark.parametrize(
+    ("has_api", "names", "expected"),
+    [
+        pytest.param(True, replace(NAMED, container=None), CART._replace(container=""), id="the pod alone is known"),
+        pytest.param(False, None, NOBODY, id="there is nobody to ask"),
+        pytest.param(True, None, None, id="an API that is down may still tell"),
+    ],
+)
+async def test_what_is_not_whole_in_a_minute_is_counted_as_it_is(
+    has_api: bool, names: Names | None, expected: ContainerName | None, tmp_path: Path, registry: Registry
+) -> None:
+    registry.has_api, registry.known = has_api, names
+    registry.judged = Judged(fate=Fate.RESTARTED) if names else None
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.4)
+        if registry.judged is None:
+            assert made.counted == {}
+        await asyncio.sleep(0.5)
+        assert made.counted == ({} if expected is None else {expected: 1})
+
+
+async def test_what_is_never_named_is_counted_as_nobodys_in_the_end(tmp_path: Path, registry: Registry) -> None:
+    with world(tmp_path, registry, max_age=0.8) as made:
+        made.kill()
+        await asyncio.sleep(0.6)
+        assert made.counted == {}
+        await asyncio.sleep(0.5)
+        assert made.counted == {NOBODY: 1}
+
+
+@pytest.mark.parametrize(
+    ("task_memcg", "expected"),
+    [
+        pytest.param("/system.slice/sshd.service", {}, id="a process of the host"),
+        pytest.param(f"/docker/{'ab' * 32}", {NOBODY: 1}, id="a container that Kubernetes does not know"),
+    ],
+)
+async def test_who_is_in_no_pod(
+    task_memcg: str, expected: dict[ContainerName, int], tmp_path: Path, registry: Registry
+) -> None:
+    with world(tmp_path, registry) as made:
+        made.kill(lines.summary(oom_memcg=task_memcg, task_memcg=task_memcg), lines.kill())
+        await asyncio.sleep(0.1)
+        assert made.counted == expected

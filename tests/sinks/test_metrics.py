@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,31 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from collector.model import ContainerId
+from collector.sinks import metrics as exposition
+from collector.sinks.container_series import ContainerSeries, MemoryNow, Running
 from collector.sinks.metrics import Metrics
-from collector.state.batch import DELIVERIES, EVICTIONS, FORGED, KILLS, LOST, PROCESSES, UNATTRIBUTED, USERSPACE_KILLS
+from collector.state.batch import (
+    DELIVERIES,
+    EVICTIONS,
+    FORGED,
+    KILLS,
+    LOST,
+    NOBODY,
+    PROCESSES,
+    SERIES_DROPPED,
+    UNATTRIBUTED,
+    USERSPACE_KILLS,
+    ContainerName,
+    KillCount,
+    KillSeries,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client import Metric
+
     from collector.state.batch import CounterKey
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -31,6 +54,13 @@ COUNTERS: dict[CounterKey, int] = {
     (DELIVERIES, "pod_event refused"): 1,
     (EVICTIONS, "memory"): 2,
     (USERSPACE_KILLS, "systemd-oomd"): 3,
+    (SERIES_DROPPED, ""): 1,
+}
+FIRST_START = 1_795_233_600.0
+CART, WEB = ContainerName("shop", "cart-0", "cart"), ContainerName("shop", "web-1", "web")
+CONTAINER_KILLS = {
+    KillSeries(CART, "container_limit"): KillCount(3, FIRST_START + 60.5, FIRST_START + 600.25),
+    KillSeries(NOBODY, "unknown"): KillCount(1, FIRST_START + 90.0, FIRST_START + 90.0),
 }
 
 
@@ -42,8 +72,22 @@ class Clock:
 
 
 def metrics(
-    counters: dict[CounterKey, int] | None = None, *, hold: float = 60.0, clock: Clock | None = None
+    counters: dict[CounterKey, int] | None = None,
+    *,
+    hold: float = 60.0,
+    clock: Clock | None = None,
+    pods: int = 1,
+    created: float | None = None,
 ) -> Metrics:
+    """pods: so many of a container each, and another one without a limit."""
+    clock = clock or Clock()
+    containers = ContainerSeries(
+        kills=lambda: CONTAINER_KILLS, hold_seconds=hold, now=clock, created=created is not None
+    )
+    names = [CART, *(CART._replace(pod=f"cart-{number}") for number in range(1, pods))]
+    ids = {name: ContainerId(name.pod) for name in [*names, WEB]}
+    containers.running = lambda: [Running(name, ids[name], 50331648 if name in names else None) for name in ids]
+    containers.memory = lambda: {ids[name]: MemoryNow(40000000, 50331648 if name in names else None) for name in ids}
     counters = {} if counters is None else counters
     return Metrics(
         version="1.2.3",
@@ -51,12 +95,14 @@ def metrics(
         sinks=("pod_event",),
         counters=lambda: counters,
         hold_seconds=hold,
-        now=clock or Clock(),
+        now=clock,
+        containers=containers,
+        created=created,
     )
 
 
 def text(shown: Metrics, accept: str = "") -> str:
-    return shown.render(accept=accept, accept_encoding="")[0].decode()
+    return shown.render(accept)[0].decode()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +128,27 @@ def test_the_whole_exposition(name: str, accept: str) -> None:
     assert rendered == (GOLDEN / name).read_text()
     assert "_created" not in rendered
     parse = parse_openmetrics if "openmetrics" in name else parse_text
-    assert len(list(parse(rendered))) == 18
+    assert len(list(parse(rendered))) == 23
+
+
+def test_start_timestamps_are_told_in_openmetrics_where_asked_for() -> None:
+    shown = metrics(COUNTERS, created=FIRST_START)
+    assert "_created" not in text(shown)
+    rendered = text(shown, "application/openmetrics-text;version=1.0.0")
+    families: Iterable[Metric] = parse_openmetrics(rendered)  # type: ignore[no-untyped-call]  # prometheus-client's own
+    told = {
+        (family.name, sample.labels.get("pod")): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.endswith("_created")
+    }
+    assert told == {
+        ("oom_kills", None): FIRST_START,
+        ("oom_killed_processes", None): FIRST_START,
+        ("oom_container_kills", "cart-0"): FIRST_START + 60.5,
+        ("oom_container_kills", ""): FIRST_START + 90,
+    }
+    assert "_created" not in text(shown)
 
 
 def test_every_cause_is_there_from_the_first_answer() -> None:
@@ -126,8 +192,8 @@ def test_kills_of_the_downtime_are_shown_when_the_hold_is_over() -> None:
     ],
 )
 def test_the_form_is_negotiated(accept: str, content_type: str) -> None:
-    body, headers = metrics().render(accept=accept, accept_encoding="")
-    assert headers["Content-Type"].startswith(content_type)
+    body, told = metrics().render(accept)
+    assert told.startswith(content_type)
     assert body.endswith(b"# EOF\n") == content_type.startswith("application/openmetrics")
 
 
@@ -143,9 +209,49 @@ def test_the_form_is_negotiated(accept: str, content_type: str) -> None:
         ("*", True),
     ],
 )
-def test_gzip_only_when_asked_for(accept_encoding: str, compressed: bool) -> None:
-    plain, _ = metrics().render(accept="", accept_encoding="")
-    body, headers = metrics().render(accept="", accept_encoding=accept_encoding)
+async def test_gzip_only_when_asked_for(accept_encoding: str, compressed: bool) -> None:
+    plain, _ = metrics().render("")
+    body, headers = await metrics().answer(accept="", accept_encoding=accept_encoding)
     assert (headers.get("Content-Encoding") == "gzip") is compressed
     assert (gzip.decompress(body) if compressed else body) == plain
-    assert len(body) <= (1500 if compressed else len(plain))
+    assert len(body) <= (2000 if compressed else len(plain))
+
+
+@pytest.mark.parametrize(("pods", "threads"), [pytest.param(1, 0, id="small"), pytest.param(500, 1, id="large")])
+async def test_what_takes_long_to_compress_does_not_hold_up_the_loop(
+    pods: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, others = threading.get_ident(), []
+    compress = exposition._compress
+
+    def watched(body: bytes) -> bytes:
+        others.extend([thread] if (thread := threading.get_ident()) != loop else [])
+        return compress(body)
+
+    monkeypatch.setattr(exposition, "_compress", watched)
+    shown = metrics(pods=pods)
+    body, _ = await shown.answer(accept="", accept_encoding="gzip")
+    assert gzip.decompress(body) == shown.render("")[0]
+    assert len(others) == threads
+
+
+async def test_scrapers_that_come_together_do_not_hold_up_the_loop_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, renders = metrics(pods=500), 0
+    render = shown.render
+
+    def counted(accept: str) -> tuple[bytes, str]:
+        nonlocal renders
+        renders += 1
+        return render(accept)
+
+    monkeypatch.setattr(shown, "render", counted)
+    codings = ("gzip", "", "", "gzip")
+    scrapes = [asyncio.create_task(shown.answer(accept="", accept_encoding=coding)) for coding in codings]
+    in_a_turn = []
+    while not all(scrape.done() for scrape in scrapes):
+        before = renders
+        await asyncio.sleep(0)
+        in_a_turn.append(renders - before)
+    assert (sum(in_a_turn), max(in_a_turn)) == (4, 1)
+    packed, *plain, again = [scrape.result()[0] for scrape in scrapes]
+    assert {gzip.decompress(packed), *plain, gzip.decompress(again)} == {render("")[0]}

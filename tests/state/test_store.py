@@ -215,8 +215,16 @@ def test_a_file_of_a_former_version_is_brought_up(version: int, tmp_path: Path) 
     for statements in VERSIONS[:version]:
         db.executescript(statements)
     db.execute("INSERT INTO meta VALUES ('first_start', ?), ('read_all', '1')", (AT.isoformat(),))
-    columns = "id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed, document"
-    db.execute(f"INSERT INTO incidents ({columns}) VALUES ('a', ?, 0, 'node', 1, 1, 1, 0, '{{}}')", (BOOT,))
+    columns, values = (
+        "id, boot_id, journalled_at, cause, counted_processes, evidence, settled, printed",
+        "0, 'node', 1, 1, 1, 0",
+    )
+    if version < 3:
+        columns, values = f"{columns}, document", f"{values}, '{{}}'"
+    else:
+        columns, values = f"{columns}, killed_at, released", f"{values}, 0, 1"
+        db.execute("INSERT INTO documents VALUES ('a', '{}')")
+    db.execute(f"INSERT INTO incidents ({columns}) VALUES ('a', ?, {values})", (BOOT,))
     db.execute("INSERT INTO counters VALUES ('kills', 'node', 1)")
     db.execute(f"PRAGMA user_version = {version}")
     db.commit()
