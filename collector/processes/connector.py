@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INTERVAL_SECONDS = 0.02
-"""Between two looks at what the kernel has sent, so that a storm is taken in bunches."""
-PROMPT_PER_SECOND = 20.0
-"""So many looks come at once, where little happens: a process about to be killed may not live for an interval."""
-PROMPT_BURST = 40.0
 MAX_SHARE = 0.06
 """Of a core, in the long run. 5,000 forks in a second take less."""
 CREDIT_SECONDS = 4.0
@@ -208,7 +204,6 @@ class Connector:
 
     def _loop(self, events: EventSocket) -> None:
         governor = Governor(at=time.monotonic(), cpu=time.thread_time())
-        prompt, prompt_at = PROMPT_BURST, time.monotonic()
         waiting, resting = select.poll(), select.poll()
         for poll in (waiting, resting):
             poll.register(self._wake, select.POLLIN)
@@ -224,11 +219,7 @@ class Connector:
             if followed is not self._followed:
                 with self._lock:
                     self._follow(events, followed)
-            now = time.monotonic()
-            prompt, prompt_at = min(PROMPT_BURST, prompt + (now - prompt_at) * PROMPT_PER_SECOND), now
-            is_prompt = prompt >= 1
-            prompt -= is_prompt
-            if resting.poll(0 if is_prompt else INTERVAL_SECONDS * 1000):
+            if resting.poll(INTERVAL_SECONDS * 1000):
                 return
 
     def _latest_executed(self) -> int | None:
