@@ -106,6 +106,7 @@ def readme() -> str:
 
 
 def main() -> None:
+    (CHART / "rules.yaml").write_text((ROOT / "deploy/prometheus/rules.yaml").read_text())
     for mode in MODES:
         (MANIFESTS / f"{mode}.yaml").write_text(plain(mode))
     README.write_text(readme())
