@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 5.0
 # printk's clock runs apart from CLOCK_MONOTONIC, by milliseconds an hour.
 CLOCK_SLACK_SECONDS = 5.0
+# A line that was printed so shortly ago may be that of any missing kill.
+RECENT_SECONDS = 60.0
 MAX_OPEN = 1000
 # Told in one go: the rest a tick later, so that nothing else has to wait.
 MAX_AT_ONCE = 20
@@ -167,7 +169,7 @@ class Reconciler:
         To be called when the log is read to its end, or cannot be read.
         """
         self._surroundings.refresh(None)
-        counted_off = self._count_off_unplaced()
+        counted_off = self._count_off_unplaced(at)
         taken: list[Taken] = []
         for missing in self._ledger.missing():
             if missing.since <= at - SETTLE_SECONDS and len(taken) < MAX_AT_ONCE:
@@ -242,11 +244,18 @@ class Reconciler:
 
     # Counters
 
-    def _count_off_unplaced(self) -> list[str]:
-        """Bare lines without a place stand for as many of the missing kills, the oldest; whose they were is unknown."""
+    def _count_off_unplaced(self, at: float) -> list[str]:
+        """
+        Bare lines without a place stand for as many of the missing kills, the oldest; whose they were is unknown.
+
+        In a burst a line may be counted off before its counter is read, and takes the place of a kill that went before:
+        then the one that is missing seems to have come later than it did. So what was just printed stands for any.
+        """
+        recent = at - RECENT_SECONDS
         kills = [killed_at for number, killed_at in self._unplaced.values() for _ in range(number)]
         for missing in self._ledger.missing():
-            told = [killed_at for killed_at in kills if _may_be_after(missing.after, killed_at)][: missing.kills]
+            since = None if missing.after is None else min(missing.after, recent)
+            told = [killed_at for killed_at in kills if _may_be_after(since, killed_at)][: missing.kills]
             for killed_at in told:
                 kills.remove(killed_at)
             self._ledger.tell(missing.path, len(told))

@@ -12,7 +12,7 @@ from collector.counted import POD_GONE
 from collector.document import to_document
 from collector.model import AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Sighting
 from collector.reconcile import AMBIGUOUS, NO_CGROUP
-from tests.simulated_kernel import BURSTABLE, KUBEPODS, Agent, Kernel, Stored, container, pod
+from tests.simulated_kernel import BURSTABLE, KUBEPODS, Agent, Kernel, Stored, container, parents, pod
 
 ONE, TWO, OTHER = container(1, 1), container(1, 2), container(2, 1)
 
@@ -383,6 +383,31 @@ def test_bare_lines_of_a_long_downtime_are_what_the_counters_miss(kernel: Kernel
         agent.line(line)
     assert agent.settle() == []
     assert len(agent.stored.incidents) == 2
+
+
+def test_a_line_that_was_counted_off_before_its_counter_was_read_makes_no_bare_line_too_old(
+    kernel: Kernel, agent: Agent
+) -> None:
+    """In a storm: its place is taken by the kill before it, and its own counter seems to be the one without a line."""
+
+    def count(by: int) -> None:
+        for path in (*parents(ONE), ONE):
+            kernel.cgroups[path].oom_kill += by
+
+    bare = kernel.kill(ONE, limited=ONE, bare=True)
+    agent.look()
+    kernel.now += 20
+    line = kernel.kill(ONE, limited=ONE)
+    count(-1)
+    agent.line(line)
+    agent.look()
+    count(+1)
+    kernel.now += 1
+    kernel.kill(OTHER, limited=OTHER)
+    agent.look()
+    agent.line(bare)
+    assert len(agent.settle()) == 1
+    assert len(agent.stored.incidents) == 3
 
 
 def test_a_bare_line_stands_for_no_kill_that_came_after_it(kernel: Kernel, agent: Agent) -> None:
