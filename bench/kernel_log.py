@@ -228,5 +228,5 @@ async def _lost_by_a_bare_loop(texts: bytes) -> int:
     loop = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     await asyncio.sleep(0.2)
     await _write(texts)
-    told, _ = await loop.communicate()
+    told, _ = await loop.communicate(b"")  # closes its input, which ends it
     return int(told)
