@@ -1,0 +1,1 @@
+"""Why it came to a kill, and what to do about it. Core: facts in, a diagnosis out."""
