@@ -52,7 +52,7 @@ class AgentProcess:
 
     def _wait_for_address(self) -> str:
         self.until(lambda: "metrics at " in self.log or self._process.poll() is not None)
-        found = re.search(r"metrics at (http://[^/]+)/metrics", self.log)
+        found = re.search(r"metrics at (https?://[^/]+)/metrics", self.log)
         assert found is not None, self.log
         return found[1]
 

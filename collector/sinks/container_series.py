@@ -37,6 +37,13 @@ class MemoryNow(NamedTuple):
     limit_bytes: int | None
 
 
+class TrendNow(NamedTuple):
+    """Of a steady phase. `seconds_to_limit`: where it grows on; None: it does not, or meets no limit."""
+
+    growth_bytes_per_second: float
+    seconds_to_limit: float | None
+
+
 class _Family(NamedTuple):
     name: str
     kind: str
@@ -58,7 +65,17 @@ _WORKING_SET = _Family(
 _LIMIT = _Family(
     "oom_container_memory_limit_bytes", "gauge", "The lowest memory limit of the container and its pod, where any is."
 )
-FAMILIES = (_KILLS.name, _LAST_KILL.name, _WORKING_SET.name, _LIMIT.name)
+_GROWTH = _Family(
+    "oom_container_memory_growth_bytes_per_second",
+    "gauge",
+    "How fast the working set grows, where it grows steadily.",
+)
+_TO_LIMIT = _Family(
+    "oom_container_memory_seconds_to_limit",
+    "gauge",
+    "In how long the working set meets the memory limit, if it grows on as it does; where it looks like a leak.",
+)
+FAMILIES = tuple(family.name for family in (_KILLS, _LAST_KILL, _WORKING_SET, _LIMIT, _GROWTH, _TO_LIMIT))
 """Each may be switched off."""
 
 _CAUSES_OF_A_LIMIT = (str(Cause.CONTAINER_LIMIT), str(Cause.POD_LIMIT))
@@ -66,8 +83,9 @@ _CAUSES_OF_A_LIMIT = (str(Cause.CONTAINER_LIMIT), str(Cause.POD_LIMIT))
 
 class ContainerSeries:
     """
-    kills: as the journal has them. running, memory: the containers of now; they are known only later than this is made.
-    created: tell when each counter began (OpenMetrics). now: seconds of a steady clock.
+    kills: as the journal has them. running, memory, trends: the containers of now; they are known only later than this
+    is made. created, exemplars: tell when each counter began, and the incident of the last kill (OpenMetrics). now:
+    seconds of a steady clock.
     """
 
     def __init__(
@@ -78,23 +96,30 @@ class ContainerSeries:
         now: Callable[[], float],
         off: Set[str] = frozenset(),
         created: bool = False,
+        exemplars: bool = False,
     ) -> None:
         self.running: Callable[[], Iterable[Running]] = tuple
         self.memory: Callable[[], Mapping[ContainerId, MemoryNow]] = dict
+        self.trends: Callable[[], Mapping[ContainerId, TrendNow]] = dict
+        self.told: Mapping[KillSeries, int] = {}
+        """What the last render showed of the kills that the journal has."""
         self._kills = kills
         self._hold_seconds = hold_seconds
         self._now = now
         self._off = off
         self._created = created
-        self._restored = {series: count.kills for series, count in kills().items()}
+        self._exemplars = exemplars
+        self._restored = {series: count.shown for series, count in kills().items()}
         self._first: dict[KillSeries, tuple[int, float]] = {}
         """What each that is shown showed first, and until when: from its first scrape on, whenever that was."""
         self._labels: dict[ContainerName, str] = {}
 
     def render(self, *, openmetrics: bool) -> str:
-        memory = self.memory()
+        memory, trends = self.memory(), self.trends()
         limits: dict[ContainerName, int | None] = {}
         working_sets: dict[ContainerName, int] = {}
+        growth: dict[ContainerName, float] = {}
+        to_limit: dict[ContainerName, float | None] = {}
         for name, identity, limit_bytes in self.running():
             use = memory.get(identity) if identity is not None else None
             if use is None and limit_bytes is None:
@@ -103,14 +128,21 @@ class ContainerSeries:
             limits[name] = limit_bytes if use is None or use.limit_bytes is None else use.limit_bytes
             if use is not None:
                 working_sets[name] = use.working_set_bytes
+            if identity is not None and (trend := trends.get(identity)) is not None:
+                growth[name] = round(trend.growth_bytes_per_second, 1)
+                left = trend.seconds_to_limit
+                to_limit[name] = None if left is None else round(left, 1)
         kills = self._kills()
         shown = self._shown(kills, (name for name, limit in limits.items() if limit is not None))
+        self.told = {series: shown[series] for series in kills}
         self._name(limits, kills)
         families = (
-            (_KILLS, self._kill_lines(shown, kills, created=self._created and openmetrics)),
+            (_KILLS, self._kill_lines(shown, kills, openmetrics=openmetrics)),
             (_LAST_KILL, self._gauge(_LAST_KILL.name, _last_kills(kills))),
             (_WORKING_SET, self._gauge(_WORKING_SET.name, working_sets)),
             (_LIMIT, self._gauge(_LIMIT.name, {name: limits[name] for name in working_sets})),
+            (_GROWTH, self._gauge(_GROWTH.name, growth)),
+            (_TO_LIMIT, self._gauge(_TO_LIMIT.name, to_limit)),
         )
         lines: list[str] = []
         for family, samples in families:
@@ -145,15 +177,22 @@ class ContainerSeries:
         self._labels = {name: former.get(name) or _label_text(name) for name in names}
 
     def _kill_lines(
-        self, shown: Mapping[KillSeries, int], kills: Mapping[KillSeries, KillCount], *, created: bool
+        self, shown: Mapping[KillSeries, int], kills: Mapping[KillSeries, KillCount], *, openmetrics: bool
     ) -> Iterator[str]:
         labels = self._labels
         for series, value in shown.items():
             text = f'{{{labels[series.container]},cause="{series.cause}"}}'
-            yield f"{_KILLS.name}{text} {value}"
+            count = kills.get(series) if openmetrics else None
+            yield f"{_KILLS.name}{text} {value}{self._exemplar(count, value)}"
             # Of a zero it is not told: after a restart its beginning would be a later one.
-            if created and value and series in kills:
-                yield f"oom_container_kills_created{text} {kills[series].since}"
+            if self._created and value and count is not None:
+                yield f"oom_container_kills_created{text} {count.since}"
+
+    def _exemplar(self, count: KillCount | None, shown: int) -> str:
+        """The last kill, unless it is still held back."""
+        if not self._exemplars or count is None or count.last_id is None or shown < count.kills:
+            return ""
+        return f' # {{incident_id="{count.last_id}"}} 1 {count.last_at}'
 
     def _gauge(self, name: str, values: Mapping[ContainerName, float | None]) -> list[str]:
         labels = self._labels

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.hdrs import METH_HEAD
 
 from collector.errors import ConfigError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from collector.sinks.metrics import Metrics
     from collector.sinks.web_guard import WebGuard
+    from collector.state.batch import Shown
 
 _INDEX = """oom-collector {version}
 /metrics  Prometheus and OpenMetrics
@@ -24,7 +26,8 @@ _INDEX = """oom-collector {version}
 
 class Server:
     """
-    not_ready: why no source delivers; None: one does. web_config: see web_config.py; None: plain HTTP, for everybody.
+    not_ready: why no source delivers; None: one does. on_shown: called once an answer of /metrics is sent.
+    web_config: see web_config.py; None: plain HTTP, for everybody.
 
     Raises ConfigError when the web config cannot be used, and from start() when the address cannot be bound.
     """
@@ -35,11 +38,13 @@ class Server:
         *,
         version: str,
         not_ready: Callable[[], str | None],
+        on_shown: Callable[[Shown], None] = lambda _: None,
         web_config: Path | None = None,
     ) -> None:
         self._metrics = metrics
         self._version = version
         self._not_ready = not_ready
+        self._on_shown = on_shown
         app = web.Application()
         self._guard = None if web_config is None else _guard(web_config, app)
         app.router.add_get("/", self._index)
@@ -78,11 +83,14 @@ class Server:
         return web.Response(text=_INDEX.format(version=self._version))
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
-        body, headers = await self._metrics.answer(
+        answer = await self._metrics.answer(
             accept=",".join(request.headers.getall("Accept", ())),
             accept_encoding=",".join(request.headers.getall("Accept-Encoding", ())),
         )
-        return web.Response(body=body, headers=headers)
+        response = _Scraped(body=answer.body, headers=answer.headers)
+        if request.method != METH_HEAD:
+            response.on_sent = lambda: self._on_shown(answer.shown)
+        return response
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -92,6 +100,16 @@ class Server:
         if reason is None:
             return web.Response(text="ok\n")
         return web.Response(status=503, text=f"{reason}\n")
+
+
+class _Scraped(web.Response):
+    """Says when it is sent. What Prometheus was not given, the next process has to show as news."""
+
+    on_sent: Callable[[], None] = staticmethod(lambda: None)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self.on_sent()
 
 
 def _guard(web_config: Path, app: web.Application) -> WebGuard:

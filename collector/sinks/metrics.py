@@ -6,12 +6,13 @@ import asyncio
 import gzip
 from bisect import bisect_left
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from collector.model import Cause
 from collector.pods.eviction import Resource
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from collector.sinks.container_series import ContainerSeries
-    from collector.state.batch import CounterKey
+    from collector.state.batch import CounterKey, LastKill
 
 SYSTEMD_OOMD = "systemd_oomd"
 STDOUT = "stdout"
@@ -38,13 +39,22 @@ _OPENMETRICS_END = b"# EOF\n"
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
+class Answer(NamedTuple):
+    """`shown`: what Prometheus knows once it has read the body."""
+
+    body: bytes
+    headers: dict[str, str]
+    shown: batch.Shown
+
+
 class Metrics:
     """
     Renders /metrics.
 
     Every scrape reads the counters as of the last commit, so that two scrapers agree and a burst is never half seen.
     counters: returns them. sources: the kernel logs that may be read. sinks: the remote ones. now: seconds of a steady
-    clock. created: since when the counters count, time of Unix, to be told in OpenMetrics; None: it is not.
+    clock. created: since when the counters count, time of Unix, and last_kills: by cause, for exemplars; both are told
+    in OpenMetrics, None: they are not.
     """
 
     def __init__(
@@ -58,6 +68,7 @@ class Metrics:
         now: Callable[[], float],
         containers: ContainerSeries | None = None,
         created: float | None = None,
+        last_kills: Callable[[], Mapping[str, LastKill]] | None = None,
     ) -> None:
         self._version = version
         self._sources = tuple(sources)
@@ -66,12 +77,15 @@ class Metrics:
         self._now = now
         self._containers = containers
         self._created = created
-        self._created_shown: float | None = None
+        self._last_kills = last_kills
+        self._openmetrics = False
         self._turn = asyncio.Lock()
-        self._hold_until = now() + hold_seconds
+        self._hold_seconds = hold_seconds
+        self._hold_until: float | None = None
         self._held: dict[CounterKey, int] = {}
         self._latencies = [0] * (len(_LATENCY_BUCKETS) + 1)
         self._latency_sum = 0.0
+        self._told: dict[CounterKey, int] = {}
         self.source_up: Mapping[str, bool] = dict.fromkeys(sources, False)
         self.witness_up: dict[str, bool] = {}
         """What tells more than the kernel log does: cgroup, process_index, proc_connector."""
@@ -85,8 +99,12 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def hold(self, late: Mapping[CounterKey, int]) -> None:
-        """Show the counters without these until the hold is over, so that increase() sees the kills of a downtime."""
-        if self._now() < self._hold_until:
+        """
+        Show the counters without these until the hold is over, so that increase() sees kills that nobody was shown.
+
+        The hold begins with the first scrape: a new target may wait for that for longer than a scrape interval.
+        """
+        if self._hold_until is None or self._now() < self._hold_until:
             for key, value in late.items():
                 self._held[key] = self._held.get(key, 0) + value
 
@@ -95,18 +113,19 @@ class Metrics:
         self._latencies[bisect_left(_LATENCY_BUCKETS, seconds)] += 1
         self._latency_sum += seconds
 
-    async def answer(self, *, accept: str, accept_encoding: str) -> tuple[bytes, dict[str, str]]:
-        """Body and headers, in the best form that the client takes, compressed where it takes that."""
+    async def answer(self, *, accept: str, accept_encoding: str) -> Answer:
+        """In the best form that the client takes, compressed where it takes that."""
         # Scrapers that come together would hold up the event loop together: others have their turn in between.
         async with self._turn:
             body, content_type = self.render(accept)
+            shown = batch.Shown(self._told, {} if self._containers is None else self._containers.told)
             await asyncio.sleep(0)
             headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
             if _takes_gzip(accept_encoding):
                 headers["Content-Encoding"] = "gzip"
                 is_small = len(body) <= _COMPRESSED_AT_ONCE_BYTES
                 body = _compress(body) if is_small else await asyncio.to_thread(_compress, body)
-        return body, headers
+        return Answer(body, headers, shown)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Text and content type: all of one moment, whatever is committed while it is sent."""
@@ -115,9 +134,9 @@ class Metrics:
         except TypeError:
             # prometheus-client 0.26 compares a version that is no number with one that is.
             encode, content_type = choose_encoder("")
-        openmetrics = content_type.startswith("application/openmetrics-text")
-        # In the plain form it would be a family of its own for each counter.
-        self._created_shown = self._created if openmetrics else None
+        self._openmetrics = openmetrics = content_type.startswith("application/openmetrics-text")
+        if self._hold_until is None:
+            self._hold_until = self._now() + self._hold_seconds
         body = encode(self._registry)
         if self._containers is not None:
             text = self._containers.render(openmetrics=openmetrics).encode()
@@ -125,21 +144,27 @@ class Metrics:
         return body, content_type
 
     def collect(self) -> Iterator[Metric]:
-        shown, created = self._shown(), self._created_shown
-        causes = tuple(str(cause) for cause in Cause)
+        shown = self._shown()
+        # In the plain form it would be a family of its own for each counter.
+        created = self._created if self._openmetrics else None
+        kills = {str(cause): shown(batch.KILLS, cause) for cause in Cause}
+        processes = {str(cause): shown(batch.PROCESSES, cause) for cause in Cause}
+        self._told = {(batch.KILLS, cause): value for cause, value in kills.items()}
+        self._told |= {(batch.PROCESSES, cause): value for cause, value in processes.items()}
         yield _counter(
             "oom_kills",
             "Decisions of the kernel's OOM killer on this node, from its log and memory.events; a group kill is one.",
             "cause",
-            {cause: shown(batch.KILLS, cause) for cause in causes},
-            created,
+            kills,
+            created=created,
+            exemplars=self._exemplars(),
         )
         yield _counter(
             "oom_killed_processes",
             "Processes that the kernel's OOM killer killed, members of group kills included.",
             "cause",
-            {cause: shown(batch.PROCESSES, cause) for cause in causes},
-            created,
+            processes,
+            created=created,
         )
         yield _counter(
             "oom_collector_unattributed_kills",
@@ -241,7 +266,7 @@ class Metrics:
         yield InfoMetricFamily("oom_collector_build", "The version of the agent.", value={"version": self._version})
 
     def _shown(self) -> Callable[[str, str], int]:
-        if self._held and self._now() >= self._hold_until:
+        if self._held and self._hold_until is not None and self._now() >= self._hold_until:
             self._held.clear()
         counters, held = self._counters(), self._held
 
@@ -249,6 +274,16 @@ class Metrics:
             return counters.get((name, label), 0) - held.get((name, label), 0)
 
         return value
+
+    def _exemplars(self) -> dict[str, Exemplar]:
+        """The last incident of each cause, unless its kill is still held back."""
+        if self._last_kills is None or not self._openmetrics:
+            return {}
+        return {
+            cause: Exemplar({"incident_id": last.id}, 1, last.at)
+            for cause, last in self._last_kills().items()
+            if (batch.KILLS, cause) not in self._held
+        }
 
     def _buckets(self) -> list[tuple[str, float]]:
         limits = [*(str(limit) for limit in _LATENCY_BUCKETS), "+Inf"]
@@ -264,11 +299,17 @@ class _Families(Collector):
 
 
 def _counter(
-    name: str, help_text: str, label: str, values: Mapping[str, int], created: float | None = None
+    name: str,
+    help_text: str,
+    label: str,
+    values: Mapping[str, int],
+    *,
+    created: float | None = None,
+    exemplars: Mapping[str, Exemplar] | None = None,
 ) -> CounterMetricFamily:
     family = CounterMetricFamily(name, help_text, labels=(label,))
     for value, count in values.items():
-        family.add_metric((value,), count, created=created)
+        family.add_metric((value,), count, created=created, exemplar=(exemplars or {}).get(value))
     return family
 
 

@@ -13,7 +13,7 @@ from collector.state.batch import MAX_SERIES, NOBODY, ContainerName, KillCount, 
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from collector.state.batch import Later
 
@@ -24,10 +24,15 @@ class ContainerKills:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
-    def read(self) -> dict[KillSeries, KillCount]:
+    def read(self, recent: Container[str]) -> dict[KillSeries, KillCount]:
+        """recent: causes; kills of any other count as shown."""
         return {
-            KillSeries(ContainerName(*names), cause): KillCount(kills, since, last_at)
-            for *names, cause, kills, since, last_at in self._db.execute("SELECT * FROM container_kills")
+            KillSeries(ContainerName(*names), cause): KillCount(
+                kills, since, last_at, last_id, shown if cause in recent else kills
+            )
+            for *names, cause, kills, since, last_at, last_id, shown in self._db.execute(
+                "SELECT namespace, pod, container, cause, kills, since, last_at, last_id, shown FROM container_kills"
+            )
         }
 
     def count(
@@ -44,10 +49,22 @@ class ContainerKills:
             if not _has_room(series, known, changed):
                 series = KillSeries(NOBODY, cause)
                 without_room += 1
-            former = changed.get(series) or known.get(series) or KillCount(0, at, killed_at)
-            changed[series] = KillCount(former.kills + 1, former.since, max(former.last_at, killed_at))
-        self._write(changed)
+            count = changed.get(series) or known.get(series) or KillCount(0, at, killed_at)
+            if killed_at >= count.last_at:
+                count = count._replace(last_at=killed_at, last_id=one.id)
+            changed[series] = count._replace(kills=count.kills + 1)
+        self.write(changed)
         return changed, without_room
+
+    def news(
+        self, told: Mapping[KillSeries, int], known: Mapping[KillSeries, KillCount]
+    ) -> dict[KillSeries, KillCount]:
+        """What a scrape has told that none had told before. A series may have ended since, or begun anew."""
+        return {
+            series: count._replace(shown=value)
+            for series, value in told.items()
+            if (count := known.get(series)) is not None and count.shown < value <= count.kills
+        }
 
     def _take(self, incident_id: str) -> tuple[str, float] | None:
         """Cause and time of an incident that is counted, and is not counted here yet."""
@@ -65,11 +82,11 @@ class ContainerKills:
 
     def replace(self, counts: Mapping[KillSeries, KillCount]) -> None:
         self._db.execute("DELETE FROM container_kills")
-        self._write(counts)
+        self.write(counts)
 
-    def _write(self, counts: Mapping[KillSeries, KillCount]) -> None:
+    def write(self, counts: Mapping[KillSeries, KillCount]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO container_kills VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO container_kills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(*series.container, series.cause, *count) for series, count in counts.items()],
         )
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.deploy.chart import ROOT
+from tests.prometheus import servers
+from tests.prometheus.servers import ALERTMANAGER, call, needs, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIG = ROOT / "deploy/prometheus/alertmanager.yaml"
-ALERTMANAGER = "prometheus-alertmanager"  # Debian's name for it
 
-needs_amtool = pytest.mark.skipif(
-    shutil.which("amtool") is None, reason="amtool is not installed (apt-get install prometheus-alertmanager)"
-)
-needs_alertmanager = pytest.mark.skipif(
-    shutil.which(ALERTMANAGER) is None, reason=f"{ALERTMANAGER} is not installed (apt-get install {ALERTMANAGER})"
-)
+needs_amtool = needs("amtool", ALERTMANAGER)
 
 
 def amtool(*arguments: str | Path) -> str:
@@ -69,54 +59,14 @@ def test_routes(labels: str, receiver: str) -> None:
     assert amtool("config", "routes", "test", f"--config.file={CONFIG}", *labels.split()).strip() == receiver
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def call(url: str, body: object = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        return json.loads(answer.read() or b"null")
-
-
 @pytest.fixture
 def alertmanager(tmp_path: Path) -> Iterator[str]:
-    """Address of an Alertmanager with the example; its receivers' hosts do not exist, and nothing is sent within the test."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [
-        ALERTMANAGER,
-        f"--config.file={CONFIG}",
-        f"--storage.path={tmp_path}",
-        f"--web.listen-address={url.removeprefix('http://')}",
-        "--cluster.listen-address=",
-    ]
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            wait_for(lambda: is_ready(url))
-            yield url
-        finally:
-            process.kill()
+    """With the example; its receivers' hosts do not exist, and nothing is sent within the test."""
+    with servers.alertmanager(CONFIG, tmp_path) as url:
+        yield url
 
 
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=1):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-@needs_alertmanager
+@needs(ALERTMANAGER)
 def test_tickets_wait_while_a_page_tells_more(alertmanager: str) -> None:
     cart = {"cluster": "eu", "namespace": "shop", "pod": "cart-0", "container": "cart"}
     alerts = [

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from collector.model import ContainerId
-from collector.sinks.container_series import FAMILIES, ContainerSeries, MemoryNow, Running
+from collector.sinks.container_series import FAMILIES, ContainerSeries, MemoryNow, Running, TrendNow
 from collector.state.batch import MAX_SERIES, NOBODY, ContainerName, KillCount, KillSeries
 
 if TYPE_CHECKING:
@@ -27,13 +27,14 @@ KILLS = "oom_container_kills_total"
 
 
 class Node:
-    """`kills` as the journal has them, `running` as the API does."""
+    """`kills` as the journal has them, those of its making shown by a former process; `running` as the API does."""
 
     def __init__(self, kills: dict[KillSeries, int] | None = None, *, hold: float = 60.0) -> None:
         self.now = 1000.0
         self.kills: dict[KillSeries, KillCount] = {}
         for series, count in (kills or {}).items():
             self.kill(series, count)
+            self.kills[series] = self.kills[series]._replace(shown=count)
         self.series = self.restarted(hold=hold)
 
     def restarted(self, *, hold: float = 60.0, **changes: object) -> ContainerSeries:
@@ -41,13 +42,15 @@ class Node:
         made.running = lambda: self.running
         made.memory = lambda: self.memory
         self.running: list[Running] = []
+        made.trends = lambda: self.trends
         self.memory: dict[ContainerId, MemoryNow] = {}
+        self.trends: dict[ContainerId, TrendNow] = {}
         self.series = made
         return made
 
     def kill(self, series: KillSeries, count: int = 1, *, at: float = 1_795_233_600.5) -> None:
         former = self.kills.get(series, KillCount(0, at, at))
-        self.kills[series] = KillCount(former.kills + count, former.since, at)
+        self.kills[series] = former._replace(kills=former.kills + count, last_at=at, last_id=f"id-{at:.0f}")
 
     def run(self, *names: ContainerName, limit: int | None = 48 * MEBIBYTE) -> None:
         self.running += [Running(name, ContainerId(name.pod), limit) for name in names]
@@ -107,14 +110,37 @@ def test_a_cause_that_no_limit_leads_to_is_sparse_and_held() -> None:
     assert node.shown()[NODE_KILL] == 1
 
 
-def test_after_a_restart_it_is_what_it_was_and_the_kills_of_the_downtime_come_after_the_hold() -> None:
+@pytest.mark.parametrize("when", ["before the end of the former process", "in the downtime"])
+def test_after_a_restart_it_is_what_was_shown_and_the_kills_that_were_not_come_after_the_hold(when: str) -> None:
     node = Node({LIMIT_KILL: 3})
-    node.kill(LIMIT_KILL, 2)
+    assert node.shown()[LIMIT_KILL] == 3
+    if when != "in the downtime":
+        node.kill(LIMIT_KILL, 2)
+    node.restarted()
+    if when == "in the downtime":
+        node.kill(LIMIT_KILL, 2)
     assert node.shown()[LIMIT_KILL] == 3
     node.now += 59
     assert node.shown()[LIMIT_KILL] == 3
     node.now += 1
     assert node.shown()[LIMIT_KILL] == 5
+
+
+def test_one_that_no_scrape_saw_before_the_end_of_its_process_begins_at_0() -> None:
+    node = Node()
+    node.kill(NODE_KILL)
+    assert node.shown()[NODE_KILL] == node.series.told[NODE_KILL] == 0
+    node.restarted()
+    assert node.shown()[NODE_KILL] == 0
+    node.now += 60
+    assert node.shown()[NODE_KILL] == node.series.told[NODE_KILL] == 1
+
+
+def test_only_kills_are_kept_as_told() -> None:
+    node = Node({LIMIT_KILL: 3})
+    node.run(CART, WEB)
+    assert len(node.shown()) == 4
+    assert node.series.told == {LIMIT_KILL: 3}
 
 
 def test_without_a_hold_nothing_is_held() -> None:
@@ -214,6 +240,18 @@ def test_the_last_kill_is_that_of_any_cause() -> None:
     assert gauge(node, "oom_container_last_kill_timestamp_seconds") == {CART: 1_795_233_600.25}
 
 
+def test_the_trend_is_that_of_the_container_as_far_as_there_is_one() -> None:
+    node = Node()
+    node.run(CART, WEB)
+    node.trends = {
+        ContainerId("cart-0"): TrendNow(1234.5678, 86_400.04),
+        ContainerId("web-1"): TrendNow(-0.25, None),
+        ContainerId("pause"): TrendNow(1.0, 1.0),
+    }
+    assert gauge(node, "oom_container_memory_growth_bytes_per_second") == {CART: 1234.6, WEB: -0.2}
+    assert gauge(node, "oom_container_memory_seconds_to_limit") == {CART: 86_400}
+
+
 # The text
 
 
@@ -238,6 +276,26 @@ def test_when_a_counter_began_is_told_in_openmetrics_where_asked_for() -> None:
     assert f"{KILLS}{{{labels}}} 1\noom_container_kills_created{{{labels}}} 1795233600.5\n" in text
     assert text.count("_created") == 1
     assert read_back(text + "# EOF\n", parse_openmetrics)[LIMIT_KILL] == 1
+
+
+def test_the_incident_of_the_last_kill_stands_beside_it_in_openmetrics_where_asked_for() -> None:
+    node = Node({LIMIT_KILL: 1})
+    node.kills[KillSeries(WEB, "node")] = KillCount(1, 0.0, 0.0, None, 1)
+    series = node.restarted(exemplars=True, created=True)
+    node.run(CART)
+    node.kill(NODE_KILL)
+    assert "incident_id" not in series.render(openmetrics=False)
+    told = {
+        (sample.labels["pod"], sample.labels["cause"]): (sample.exemplar.labels, float(sample.exemplar.timestamp or 0))
+        for family in parse_openmetrics(series.render(openmetrics=True) + "# EOF\n")  # type: ignore[no-untyped-call]  # prometheus-client's own
+        for sample in family.samples
+        if sample.exemplar
+    }
+    # Not of a zero, nor of a kill that is held back, nor where the id is not known.
+    assert told == {("cart-0", "container_limit"): ({"incident_id": "id-1795233600"}, 1_795_233_600.5)}
+    node.now += 60
+    assert series.render(openmetrics=True).count("incident_id") == 2
+    assert "incident_id" not in node.restarted().render(openmetrics=True)
 
 
 def read_back(text: str, parse: Callable[[str], Iterable[object]]) -> dict[KillSeries, float]:

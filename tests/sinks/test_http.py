@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,23 @@ import pytest
 
 from collector.errors import ConfigError
 from collector.sinks.http import Server
-from tests.sinks.test_metrics import metrics
+from collector.state.batch import KillSeries
+from tests.sinks.test_metrics import CART, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from collector.sinks.metrics import Answer, Metrics
+    from collector.state.batch import Shown
+
+CART_KILLS = KillSeries(CART, "container_limit")
 
 
 @asynccontextmanager
-async def serving(reason: str | None = None) -> AsyncIterator[aiohttp.ClientSession]:
-    server = Server(metrics(), version="1.2.3", not_ready=lambda: reason)
+async def serving(
+    reason: str | None = None, *, shown: Metrics | None = None, on_shown: Callable[[Shown], None] = lambda _: None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    server = Server(shown or metrics(), version="1.2.3", not_ready=lambda: reason, on_shown=on_shown)
     host, port = await server.start("127.0.0.1", 0)
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}", auto_decompress=False) as session:
@@ -50,6 +59,50 @@ async def test_what_prometheus_asks_for_it_gets() -> None:
         assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
         assert response.headers["Content-Encoding"] == "gzip"
         assert (await response.read())[:2] == b"\x1f\x8b"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "count"),
+    [
+        pytest.param("GET", "/metrics", 1, id="a scrape"),
+        pytest.param("HEAD", "/metrics", 0, id="no body"),
+        pytest.param("GET", "/healthz", 0, id="a probe"),
+    ],
+)
+async def test_what_was_sent_is_told_as_shown(method: str, path: str, count: int) -> None:
+    shown: list[Shown] = []
+    async with serving(on_shown=shown.append) as session:
+        for _ in range(2):
+            async with session.request(method, path) as response:
+                await response.read()
+        async with session.get("/healthz"):  # the server has gone on
+            pass
+    assert [told.kills[CART_KILLS] for told in shown] == [3] * 2 * count
+
+
+async def test_what_nobody_took_is_not_told_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Shown] = []
+    made, asked, gone = metrics(), asyncio.Event(), asyncio.Event()
+    answer = made.answer
+
+    async def late(*, accept: str, accept_encoding: str) -> Answer:
+        asked.set()
+        await gone.wait()
+        return await answer(accept=accept, accept_encoding=accept_encoding)
+
+    monkeypatch.setattr(made, "answer", late)
+    async with serving(shown=made, on_shown=shown.append) as session:
+        _, writer = await asyncio.open_connection("127.0.0.1", session._base_url.port)  # type: ignore[union-attr]  # it has one
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n")
+        await asked.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+        gone.set()
+        await asyncio.sleep(0.05)
+        assert shown == []
+        async with session.get("/metrics") as response:
+            await response.read()
+    assert len(shown) == 1
 
 
 async def test_an_address_that_is_not_ours_is_an_error_that_names_the_flag() -> None:

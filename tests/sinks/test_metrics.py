@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from collector.model import ContainerId
 from collector.sinks import metrics as exposition
-from collector.sinks.container_series import ContainerSeries, MemoryNow, Running
+from collector.sinks.container_series import FAMILIES, ContainerSeries, MemoryNow, Running, TrendNow
 from collector.sinks.metrics import Metrics
 from collector.state.batch import (
     DELIVERIES,
@@ -31,6 +32,7 @@ from collector.state.batch import (
     ContainerName,
     KillCount,
     KillSeries,
+    LastKill,
 )
 
 if TYPE_CHECKING:
@@ -59,8 +61,10 @@ COUNTERS: dict[CounterKey, int] = {
 FIRST_START = 1_795_233_600.0
 CART, WEB = ContainerName("shop", "cart-0", "cart"), ContainerName("shop", "web-1", "web")
 CONTAINER_KILLS = {
-    KillSeries(CART, "container_limit"): KillCount(3, FIRST_START + 60.5, FIRST_START + 600.25),
-    KillSeries(NOBODY, "unknown"): KillCount(1, FIRST_START + 90.0, FIRST_START + 90.0),
+    KillSeries(CART, "container_limit"): KillCount(
+        3, FIRST_START + 60.5, FIRST_START + 600.25, last_id=f"{3:032x}", shown=3
+    ),
+    KillSeries(NOBODY, "unknown"): KillCount(1, FIRST_START + 90.0, FIRST_START + 90.0, shown=1),
 }
 
 
@@ -78,16 +82,22 @@ def metrics(
     clock: Clock | None = None,
     pods: int = 1,
     created: float | None = None,
+    last_kills: dict[str, LastKill] | None = None,
 ) -> Metrics:
     """pods: so many of a container each, and another one without a limit."""
     clock = clock or Clock()
     containers = ContainerSeries(
-        kills=lambda: CONTAINER_KILLS, hold_seconds=hold, now=clock, created=created is not None
+        kills=lambda: CONTAINER_KILLS,
+        hold_seconds=hold,
+        now=clock,
+        created=created is not None,
+        exemplars=last_kills is not None,
     )
     names = [CART, *(CART._replace(pod=f"cart-{number}") for number in range(1, pods))]
     ids = {name: ContainerId(name.pod) for name in [*names, WEB]}
     containers.running = lambda: [Running(name, ids[name], 50331648 if name in names else None) for name in ids]
     containers.memory = lambda: {ids[name]: MemoryNow(40000000, 50331648 if name in names else None) for name in ids}
+    containers.trends = lambda: {ids[CART]: TrendNow(1165.1, 9000.0), ids[WEB]: TrendNow(-4.5, None)}
     counters = {} if counters is None else counters
     return Metrics(
         version="1.2.3",
@@ -98,6 +108,7 @@ def metrics(
         now=clock,
         containers=containers,
         created=created,
+        last_kills=None if last_kills is None else lambda: last_kills,
     )
 
 
@@ -128,7 +139,9 @@ def test_the_whole_exposition(name: str, accept: str) -> None:
     assert rendered == (GOLDEN / name).read_text()
     assert "_created" not in rendered
     parse = parse_openmetrics if "openmetrics" in name else parse_text
-    assert len(list(parse(rendered))) == 23
+    families = {family.name for family in parse(rendered)}
+    assert len(families) == 25
+    assert families > {name.removesuffix("_total") for name in FAMILIES}
 
 
 def test_start_timestamps_are_told_in_openmetrics_where_asked_for() -> None:
@@ -151,6 +164,46 @@ def test_start_timestamps_are_told_in_openmetrics_where_asked_for() -> None:
     assert "_created" not in text(shown)
 
 
+LAST_KILLS = {"container_limit": LastKill("a" * 32, FIRST_START + 600.25), "unknown": LastKill("b" * 32, FIRST_START)}
+
+
+def exemplars(shown: Metrics) -> dict[tuple[str, str | None, str], tuple[dict[str, str], float]]:
+    """By name, pod and cause of the samples that have one."""
+    families: Iterable[Metric] = parse_openmetrics(text(shown, "application/openmetrics-text"))  # type: ignore[no-untyped-call]  # prometheus-client's own
+    return {
+        (sample.name, sample.labels.get("pod"), sample.labels["cause"]): (
+            sample.exemplar.labels,
+            float(sample.exemplar.timestamp or 0),
+        )
+        for family in families
+        for sample in family.samples
+        if sample.exemplar is not None and sample.exemplar.value == 1
+    }
+
+
+def test_the_incident_of_each_cause_s_last_kill_stands_beside_it_in_openmetrics_where_asked_for() -> None:
+    shown = metrics(COUNTERS, last_kills=LAST_KILLS)
+    assert exemplars(shown) == {
+        ("oom_kills_total", None, "container_limit"): ({"incident_id": "a" * 32}, FIRST_START + 600.25),
+        ("oom_kills_total", None, "unknown"): ({"incident_id": "b" * 32}, FIRST_START),
+        ("oom_container_kills_total", "cart-0", "container_limit"): (
+            {"incident_id": f"{3:032x}"},
+            FIRST_START + 600.25,
+        ),
+    }
+    assert "incident_id" not in text(shown)
+    assert exemplars(metrics(COUNTERS)) == {}
+
+
+def test_a_kill_that_is_held_back_is_no_exemplar() -> None:
+    clock = Clock()
+    shown = metrics(dict(COUNTERS), clock=clock, last_kills=LAST_KILLS)
+    shown.hold({(KILLS, "container_limit"): 1})
+    assert ("oom_kills_total", None, "container_limit") not in exemplars(shown)
+    clock.now += 60
+    assert ("oom_kills_total", None, "container_limit") in exemplars(shown)
+
+
 def test_every_cause_is_there_from_the_first_answer() -> None:
     rendered = text(metrics())
     for family in ("oom_kills_total", "oom_killed_processes_total"):
@@ -164,9 +217,11 @@ def test_kills_of_the_downtime_are_shown_when_the_hold_is_over() -> None:
     clock = Clock()
     counters = dict(COUNTERS)
     shown = metrics(counters, clock=clock)
+    clock.now += 3600
     counters[KILLS, "container_limit"] += 2
     shown.hold({(KILLS, "container_limit"): 2})
     counters[KILLS, "container_limit"] += 1
+    assert 'oom_kills_total{cause="container_limit"} 4.0\n' in text(shown)
     clock.now += 59
     assert 'oom_kills_total{cause="container_limit"} 4.0\n' in text(shown)
     clock.now += 1
@@ -211,10 +266,20 @@ def test_the_form_is_negotiated(accept: str, content_type: str) -> None:
 )
 async def test_gzip_only_when_asked_for(accept_encoding: str, compressed: bool) -> None:
     plain, _ = metrics().render("")
-    body, headers = await metrics().answer(accept="", accept_encoding=accept_encoding)
+    body, headers, _ = await metrics().answer(accept="", accept_encoding=accept_encoding)
     assert (headers.get("Content-Encoding") == "gzip") is compressed
     assert (gzip.decompress(body) if compressed else body) == plain
     assert len(body) <= (2000 if compressed else len(plain))
+
+
+async def test_an_answer_says_what_it_tells_of_kills() -> None:
+    shown = metrics(COUNTERS)
+    shown.hold({(KILLS, "container_limit"): 2})
+    first, again = [await shown.answer(accept="", accept_encoding="gzip") for _ in range(2)]
+    told = {key: value for key, value in COUNTERS.items() if key[0] in (KILLS, PROCESSES)}
+    assert +Counter(first.shown.counters) == told | {(KILLS, "container_limit"): 1}
+    assert first.shown.kills == {series: count.kills for series, count in CONTAINER_KILLS.items()}
+    assert again.shown == first.shown
 
 
 @pytest.mark.parametrize(("pods", "threads"), [pytest.param(1, 0, id="small"), pytest.param(500, 1, id="large")])
@@ -230,7 +295,7 @@ async def test_what_takes_long_to_compress_does_not_hold_up_the_loop(
 
     monkeypatch.setattr(exposition, "_compress", watched)
     shown = metrics(pods=pods)
-    body, _ = await shown.answer(accept="", accept_encoding="gzip")
+    body, *_ = await shown.answer(accept="", accept_encoding="gzip")
     assert gzip.decompress(body) == shown.render("")[0]
     assert len(others) == threads
 

@@ -64,7 +64,7 @@ def test_times_are_those_of_the_count_and_of_the_kill(tmp_path: Path) -> None:
         store.apply(named("a", at=AT + timedelta(seconds=2)))
         store.apply(named("b", at=AT + timedelta(seconds=9)))
         assert store.container_kills == {
-            CART_KILLS: KillCount(kills=2, since=AT.timestamp() + 2, last_at=AT.timestamp())
+            CART_KILLS: KillCount(kills=2, since=AT.timestamp() + 2, last_at=AT.timestamp(), last_id="a")
         }
 
 
