@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import agent, analyze, cgroups, exposition, kernel_log, kubernetes, processes, reports
+from bench import agent, analyze, cgroups, diagnosis, exposition, kernel_log, kubernetes, processes, reports
 from bench.measure import HEAD, Figure, Skipped
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def main() -> int:
         "processes": processes.measure,
         "exposition": exposition.measure,
         "kubernetes": kubernetes.measure,
+        "diagnosis": diagnosis.measure,
     }
     print(_machine(), HEAD, sep="\n\n")
     rows = [HEAD]
@@ -61,7 +62,10 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
-    names = ("kernel-log", "reports", "analyze", "agent", "latency", "cgroups", "processes", "exposition", "kubernetes")
+    names = (
+        *("kernel-log", "reports", "analyze", "agent", "latency", "cgroups", "processes", "exposition", "kubernetes"),
+        "diagnosis",
+    )
     parser.add_argument("--only", action="append", choices=names, help="this part; may be repeated")
     parser.add_argument(
         "--size",

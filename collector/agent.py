@@ -14,9 +14,13 @@ from collector import __version__
 from collector.announce.announcer import Announcer
 from collector.announce.outlets import Outlets
 from collector.cluster import Cluster, open_client
+from collector.diagnosis_on_demand import DiagnosisOnDemand
 from collector.errors import ConfigError
+from collector.forecasts import Forecasts
 from collector.intake import Intake
+from collector.owner_details import OwnerDetails
 from collector.pipeline import Pipeline
+from collector.rollouts import Rollouts
 from collector.sinks.container_series import ContainerSeries
 from collector.sinks.http import Server
 from collector.sinks.metrics import Metrics
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from collector.config import Config
+    from collector.diagnostician import Diagnostician
+    from collector.prometheus_history import PrometheusHistory
     from collector.sources.kernel_log import SourceState
 
 _log = logging.getLogger(__name__)
@@ -87,35 +93,37 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     logs = kernel_logs(config.kernel_log, boot_id=boot_id, kmsg_path=config.kmsg_path)
     client = open_client(config)
     now = datetime.now(UTC)
-    retention = Retention(count=config.retention_count, age=config.retention_days)
-    store = Store(config.state_dir, boot_id=boot_id, retention=retention, at=now)
+    store = _store(config, boot_id, now)
     outlets = Outlets(config, client, store)
-    containers = ContainerSeries(
-        kills=lambda: store.container_kills,
-        hold_seconds=config.metrics_hold,
-        now=time.monotonic,
-        off=config.metrics_off,
-        created=config.start_timestamps == "on",
-    )
-    metrics = Metrics(
-        version=__version__,
-        sources=tuple(log.name for log in logs),
-        sinks=outlets.names,
-        counters=lambda: store.counters,
-        hold_seconds=config.metrics_hold,
-        now=time.monotonic,
-        containers=containers,
-        created=store.first_start.timestamp() if config.start_timestamps == "on" else None,
-    )
-    metrics.add_process_metrics()
+    containers = _container_series(config, store)
+    metrics = _metrics(config, store, containers, sources=tuple(log.name for log in logs), sinks=outlets.names)
     # printk's clock stands still in suspend, as CLOCK_MONOTONIC does.
     boot_time = now - timedelta(seconds=time.clock_gettime(time.CLOCK_MONOTONIC))
     witnesses = Witnesses(config, store, metrics, boot_id=boot_id)
     cluster = Cluster(config, client, store, metrics, is_alive=witnesses.is_alive)
-    containers.running, containers.memory = cluster.running, witnesses.memory_now
+    rollouts = Rollouts(cluster, store, OwnerDetails(client if config.owner_details == "on" else None))
+    elsewhere = _open_prometheus(config, metrics)
+    diagnosis = _diagnosis(
+        config,
+        witnesses=witnesses,
+        cluster=cluster,
+        store=store,
+        rollouts=rollouts,
+        elsewhere=elsewhere,
+        boot_id=boot_id,
+    )
+    forecasts = Forecasts(
+        *(witnesses.watched, cluster, store, rollouts),
+        node=config.node_name,
+        horizon=config.forecast_horizon,
+        on_containers=diagnosis.load,
+    )
+    outlets.carry(forecasts)
+    containers.running, containers.memory, containers.trends = cluster.running, witnesses.memory_now, forecasts.trends
     announcer = Announcer(
         store,
         cluster,
+        diagnosis,
         stdout=stdout,
         outlets=outlets.concerned,
         on_released=outlets.wake,
@@ -124,7 +132,13 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     pipeline = Pipeline(node=config.node_name, boot_id=boot_id, boot_time=boot_time, sight=witnesses.sight)
     intake = Intake(pipeline, store, metrics, on_settled=announcer.look)
     watch = Watch(metrics, intake)
-    server = Server(metrics, version=__version__, not_ready=watch.not_ready, web_config=config.web_config_file)
+    server = Server(
+        metrics,
+        version=__version__,
+        not_ready=watch.not_ready,
+        on_shown=lambda shown: store.keep_shown(shown, datetime.now(UTC)),
+        web_config=config.web_config_file,
+    )
     metrics.web_config_failure = lambda: server.web_config_failure
     try:
         host, port = await server.start(*config.listen)
@@ -138,6 +152,8 @@ async def run_agent(config: Config, *, stdout: int) -> None:
                 group.create_task(witnesses.run(), name="cgroups"),
                 group.create_task(cluster.run(announcer.poke), name="cluster"),
                 group.create_task(outlets.run(), name="outlets"),
+                group.create_task(rollouts.run(), name="owner details"),
+                group.create_task(forecasts.run(outlets.wake), name="forecasts"),
                 group.create_task(
                     count_userspace_kills(config, store, metrics, boot_id=boot_id), name="userspace kills"
                 ),
@@ -154,9 +170,81 @@ async def run_agent(config: Config, *, stdout: int) -> None:
         await server.stop()
     finally:
         await outlets.close()
+        if elsewhere is not None:
+            await elsewhere.close()
         if client is not None:
             await client.close()
         store.close()
+
+
+def _open_prometheus(config: Config, metrics: Metrics) -> PrometheusHistory | None:
+    """None: no address is given. Raises ConfigError for one that is none."""
+    if config.prometheus_url is None:
+        return None
+    from collector.prometheus_history import PrometheusHistory
+
+    def show(up: bool) -> None:
+        metrics.witness_up["prometheus"] = up
+
+    return PrometheusHistory(config.prometheus_url, user_agent=f"oom-collector/{__version__}", on_state=show)
+
+
+def _diagnosis(
+    config: Config,
+    *,
+    witnesses: Witnesses,
+    cluster: Cluster,
+    store: Store,
+    rollouts: Rollouts,
+    elsewhere: PrometheusHistory | None,
+    boot_id: str,
+) -> DiagnosisOnDemand:
+    def make() -> Diagnostician:
+        from collector.diagnostician import Diagnostician
+
+        return Diagnostician(
+            *(witnesses, cluster, store, rollouts, elsewhere),
+            boot_id=boot_id,
+            factor=config.limit_factor,
+            sample_interval=config.sample_interval,
+        )
+
+    return DiagnosisOnDemand(make)
+
+
+def _store(config: Config, boot_id: str, now: datetime) -> Store:
+    retention = Retention(count=config.retention_count, age=config.retention_days)
+    return Store(config.state_dir, boot_id=boot_id, retention=retention, at=now)
+
+
+def _container_series(config: Config, store: Store) -> ContainerSeries:
+    return ContainerSeries(
+        kills=lambda: store.container_kills,
+        hold_seconds=config.metrics_hold,
+        now=time.monotonic,
+        off=config.metrics_off,
+        created=config.start_timestamps == "on",
+        exemplars=config.exemplars == "on",
+    )
+
+
+def _metrics(
+    config: Config, store: Store, containers: ContainerSeries, *, sources: tuple[str, ...], sinks: tuple[str, ...]
+) -> Metrics:
+    metrics = Metrics(
+        version=__version__,
+        sources=sources,
+        sinks=sinks,
+        counters=lambda: store.counters,
+        hold_seconds=config.metrics_hold,
+        now=time.monotonic,
+        containers=containers,
+        created=store.first_start.timestamp() if config.start_timestamps == "on" else None,
+        last_kills=(lambda: store.last_kills) if config.exemplars == "on" else None,
+    )
+    metrics.hold(store.unseen())
+    metrics.add_process_metrics()
+    return metrics
 
 
 def _shown(host: str) -> str:

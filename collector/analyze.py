@@ -8,11 +8,16 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, timedelta, tzinfo
 from datetime import timezone as fixed_zone
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 from zoneinfo import ZoneInfo
 
+from collector.diagnosis.diagnose import diagnose
+from collector.diagnosis.facts import facts_of_document
+from collector.diagnosis.model import Diagnosis, Former
+from collector.diagnosis.to_json import to_json
 from collector.document import to_document
 from collector.errors import ConfigError, SourceError
 from collector.log_file import LogFile, open_log
@@ -21,9 +26,11 @@ from collector.pipeline import Pipeline
 from collector.render import render_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from collector.model import Incident
+    from collector.model import Cause, Incident
+
+    _Tell = Callable[[Incident, dict[str, object], Diagnosis], None]
 
 USAGE = "usage: oom-collector analyze [--output text|json] [--timezone TZ] [--year N] [FILE... | -]"
 
@@ -32,6 +39,8 @@ _KILL_LINE_SECONDS = 60.0
 _PROGRESS_AFTER_SECONDS = 1.0
 _PROGRESS_EVERY_SECONDS = 0.1
 _BAR_WIDTH = 30
+MAX_FORMER = 50
+"""Kills of one cgroup that are remembered."""
 
 
 def run_analyze(
@@ -79,17 +88,19 @@ def read_timezone(name: str) -> tzinfo:
 class _Analysis:
     """What is known across the files of one call."""
 
-    def __init__(self, tell: Callable[[Incident], None], zone: tzinfo | None, year: int | None, stderr: TextIO) -> None:
+    def __init__(self, tell: _Tell, zone: tzinfo | None, year: int | None, stderr: TextIO) -> None:
         self._tell = tell
         self._zone, self._year = zone, year
         self._stderr = stderr
         self._seen = _Seen()
+        self._former = _Former()
         self._lines = 0
         self._incidents = 0
         self._files_read = 0
 
     def read(self, name: str, stdin: BinaryIO) -> bool:
         """False: it could not be read, or not to its end; what was readable is told."""
+        self._former.begin_log()
         pipeline = Pipeline(kill_line_seconds=_KILL_LINE_SECONDS)
         reader = LogReader(pipeline, zone=self._zone, year=self._year)
         error: SourceError | None = None
@@ -122,7 +133,8 @@ class _Analysis:
                 if progress is not None:
                     progress.clear()
                 self._incidents += 1
-                self._tell(incident)
+                document = to_document(incident)
+                self._tell(incident, document, self._former.diagnose(incident, document))
 
     def _note(self, name: str, count: int, what: str) -> None:
         if count:
@@ -159,11 +171,56 @@ def _agree(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one == other
 
 
-def _teller(output: str, stdout: TextIO) -> Callable[[Incident], None]:
+class _Former:
+    """The kills that were told already, for those that come again; a log has no other history."""
+
+    def __init__(self) -> None:
+        self._kills: dict[tuple[object, ...], list[tuple[float, Cause, int | None]]] = {}
+        self._of_this_log: set[tuple[object, ...]] = set()
+
+    def begin_log(self) -> None:
+        """Where no boot id tells, another log may be of another machine."""
+        for whose in self._of_this_log:
+            del self._kills[whose]
+        self._of_this_log.clear()
+
+    def diagnose(self, incident: Incident, document: Mapping[str, object]) -> Diagnosis:
+        """And remember it. Once for each incident, in the order of the log."""
+        facts = facts_of_document(document)
+        at, whose = _moment(incident), _whose(incident)
+        if at is None or whose is None:
+            return diagnose(facts)
+        kills = self._kills.setdefault(whose, [])
+        if incident.boot_id is None:
+            self._of_this_log.add(whose)
+        former = [Former(at - then, cause, None, limit) for then, cause, limit in reversed(kills) if then <= at]
+        kills.append((at, incident.verdict.cause, facts.memory.limit_bytes if facts.memory else None))
+        del kills[:-MAX_FORMER]
+        return diagnose(replace(facts, former=tuple(former)))
+
+
+def _moment(incident: Incident) -> float | None:
+    """Of one clock for all that _whose() calls the same; None: the log has no such clock."""
+    moment = incident.report.kill_moment
+    # What names its host is collected, and goes over reboots: there seconds since boot are of any of them.
+    if moment.monotonic_usec is not None and (incident.boot_id is not None or moment.host is None):
+        return moment.monotonic_usec / 1_000_000
+    return incident.time.timestamp() if incident.time else None
+
+
+def _whose(incident: Incident) -> tuple[object, ...] | None:
+    """The same for kills of one cgroup in one boot: a container has another id after its restart, its pod has not."""
+    pod, origin = incident.attribution.pod, (incident.boot_id, incident.report.kill_moment.host)
+    path = incident.report.oom_memcg if pod is None else pod.uid
+    return None if path is None else (*origin, path, incident.report.victim.comm)
+
+
+def _teller(output: str, stdout: TextIO) -> _Tell:
     if output == "json":
 
-        def tell_json(incident: Incident) -> None:
-            stdout.write(json.dumps(to_document(incident), separators=(",", ":")) + "\n")
+        def tell_json(_: Incident, document: dict[str, object], diagnosis: Diagnosis) -> None:
+            document["diagnosis"] = to_json(diagnosis)
+            stdout.write(json.dumps(document, separators=(",", ":")) + "\n")
             stdout.flush()
 
         return tell_json
@@ -172,9 +229,9 @@ def _teller(output: str, stdout: TextIO) -> Callable[[Incident], None]:
     width = shutil.get_terminal_size().columns if stdout.isatty() else None
     gap = ""
 
-    def tell_text(incident: Incident) -> None:
+    def tell_text(incident: Incident, _: dict[str, object], diagnosis: Diagnosis) -> None:
         nonlocal gap
-        stdout.write(f"{gap}{render_text(incident, colour=colour, width=width)}\n")
+        stdout.write(f"{gap}{render_text(incident, diagnosis, colour=colour, width=width)}\n")
         stdout.flush()
         gap = "\n"
 

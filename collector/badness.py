@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from collector.model import Constraint, OomReport, Scope, Task
+from collector.model import DEFAULT_PAGE_SIZE, Constraint, MemoryUse, NodeMemory, OomReport, Scope, Task
 from collector.units import human_bytes
 
 UNKILLABLE_ADJ = -1000
@@ -27,6 +27,24 @@ _INIT_PID = 1
 _LARGEST_PAGE_SIZE = 65536
 # More than any memory: there oom_score_adj alone decides.
 _UNBOUNDED_PAGES = 1 << 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """
+    What the kernel chose by, as far as it is known.
+
+    What ran out had between `least_total_bytes` and `most_total_bytes` of memory and swap; None: no bound is known.
+    `by_two_lines`: the kernel told of the chosen task and of the victim apart, as it did before 5.0.
+    """
+
+    tasks: tuple[Task, ...]
+    victim_pid: int | None
+    least_total_bytes: int = 0
+    most_total_bytes: int | None = None
+    page_size: int = DEFAULT_PAGE_SIZE
+    page_size_known: bool = False
+    by_two_lines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +85,40 @@ class NotRecomputed:
 def recompute(report: OomReport) -> Badness | NotRecomputed:
     if "(oom_kill_allocating_task)" in report.kill_text.partition(":")[0]:
         return NotRecomputed(reason="vm.oom_kill_allocating_task is set: whoever asks for memory is killed")
-    if not report.tasks:
+    least, most = _total_bytes(report)
+    return recompute_from(
+        Given(
+            tasks=report.tasks,
+            victim_pid=report.victim.pid,
+            least_total_bytes=least,
+            most_total_bytes=most,
+            page_size=report.page_size,
+            page_size_known=report.page_size_known,
+            by_two_lines=report.kill_text.startswith("Killed process"),
+        )
+    )
+
+
+def recompute_from(given: Given) -> Badness | NotRecomputed:
+    tasks = given.tasks
+    if not tasks:
         return NotRecomputed(reason="the task dump is not in this log")
-    victim = find_victim(report)
+    victim = find_row(tasks, given.victim_pid)
     if victim is None:
         return NotRecomputed(reason="the victim is not in the task dump")
-    if any(task.rss_bytes is None for task in report.tasks):
+    if any(task.rss_bytes is None for task in tasks):
         return NotRecomputed(reason="the task dump does not tell the resident memory")
-    others = [task for task in report.tasks if task is not victim]
+    others = [task for task in tasks if task is not victim]
     killable = [task for task in others if task.oom_score_adj != UNKILLABLE_ADJ and task.pid != _INIT_PID]
-    choice = _choose(report, victim, killable)
+    choice = _choose(given, victim, killable)
     return Badness(
         victim=victim,
-        task_count=len(report.tasks),
+        task_count=len(tasks),
         protected_count=sum(task.oom_score_adj == UNKILLABLE_ADJ for task in others),
         memory_rank=1 + sum(memory_of(task) > memory_of(victim) for task in others),
         largest=max((victim, *others), key=memory_of),
         largest_killable=max((victim, *killable), key=memory_of),
-        equal_adj=len({task.oom_score_adj for task in report.tasks}) == 1,
+        equal_adj=len({task.oom_score_adj for task in tasks}) == 1,
         rank=choice.rank,
         rank_unknown=choice.unknown,
         first=choice.first,
@@ -94,11 +128,15 @@ def recompute(report: OomReport) -> Badness | NotRecomputed:
 
 
 def find_victim(report: OomReport) -> Task | None:
-    """The victim's row. The dump may print another thread of its process than the kill line does."""
-    pid = report.victim.pid
+    """The victim's row."""
+    return find_row(report.tasks, report.victim.pid)
+
+
+def find_row(tasks: tuple[Task, ...], pid: int | None) -> Task | None:
+    """Of a process. The dump may print another thread of it than the kill line does."""
     if pid is None:
         return None
-    rows = [task for task in report.tasks if pid in (task.pid, task.tgid)]
+    rows = [task for task in tasks if pid in (task.pid, task.tgid)]
     return next((task for task in rows if task.pid == pid), rows[0] if rows else None)
 
 
@@ -158,12 +196,12 @@ class _Choice(NamedTuple):
     older_rule: str | None = None
 
 
-def _choose(report: OomReport, victim: Task, others: list[Task]) -> _Choice:
+def _choose(given: Given, victim: Task, others: list[Task]) -> _Choice:
     """Rank the victim among the others that may be killed, by the least and the most that oom_score_adj can weigh."""
-    gap = _find_gap(report.tasks)
+    gap = _find_gap(given.tasks)
     if gap is not None:
         return _Choice(unknown=gap)
-    least, most = (_Score(report.page_size, pages // 1000) for pages in _total_pages(report))
+    least, most = (_Score(given.page_size, pages // 1000) for pages in _total_pages(given))
     ahead = {task.pid for task in others if least(task) > least(victim)}
     if ahead != {task.pid for task in others if most(task) > most(victim)}:
         return _Choice(unknown="how much oom_score_adj weighs here is not in the log")
@@ -172,9 +210,9 @@ def _choose(report: OomReport, victim: Task, others: list[Task]) -> _Choice:
         rank=1 + len(ahead),
         first=first if first is max(others, key=most, default=None) else None,
         adj_point_bytes=(
-            least.adj_point_pages * report.page_size if least.adj_point_pages == most.adj_point_pages else None
+            least.adj_point_pages * given.page_size if least.adj_point_pages == most.adj_point_pages else None
         ),
-        older_rule=_find_older_rule(report, victim, others, (least, most)) if ahead else None,
+        older_rule=_find_older_rule(given, victim, others, (least, most)) if ahead else None,
     )
 
 
@@ -191,39 +229,47 @@ def _find_gap(tasks: Iterable[Task]) -> str | None:
     return None
 
 
-def _total_pages(report: OomReport) -> tuple[int, int]:
+def _total_pages(given: Given) -> tuple[int, int]:
     """oom_control.totalpages: the least and the most that it can have been."""
-    unknown = (0, _UNBOUNDED_PAGES)
-    memory, node = report.memory, report.node_memory
+    least_size = given.page_size if given.page_size_known else _LARGEST_PAGE_SIZE
+    most = given.most_total_bytes
+    return given.least_total_bytes // least_size, _UNBOUNDED_PAGES if most is None else most // given.page_size
+
+
+def _total_bytes(report: OomReport) -> tuple[int, int | None]:
+    """Of what ran out: the least and the most that it can have been; None: no bound is known."""
     # With a cpuset or a memory policy only the nodes that it allows count; the report does not tell their sizes.
     if report.constraint in (Constraint.CPUSET, Constraint.MEMORY_POLICY):
-        return unknown
-    by_memcg = report.oom_memcg is not None or (report.scope is Scope.MEMCG and not report.global_oom)
-    if by_memcg and memory is not None and memory.limit_bytes is not None:
-        least = memory.limit_bytes
-        most = None if memory.swap_limit_bytes is None else least + memory.swap_limit_bytes
-    elif (
-        not by_memcg
-        and (report.global_oom or report.scope is Scope.GLOBAL)
-        and node is not None
-        and node.ram_bytes is not None
-        and node.swap_bytes is not None
-    ):
-        least = most = node.ram_bytes + node.swap_bytes
-    else:
-        return unknown
-    least_size = report.page_size if report.page_size_known else _LARGEST_PAGE_SIZE
-    return least // least_size, _UNBOUNDED_PAGES if most is None else most // report.page_size
+        return 0, None
+    if report.oom_memcg is not None or (report.scope is Scope.MEMCG and not report.global_oom):
+        return total_of_memcg(report.memory)
+    if report.global_oom or report.scope is Scope.GLOBAL:
+        return total_of_node(report.node_memory)
+    return 0, None
 
 
-def _find_older_rule(report: OomReport, victim: Task, others: list[Task], scores: tuple[_Score, ...]) -> str | None:
+def total_of_memcg(memory: MemoryUse | None) -> tuple[int, int | None]:
+    """Least and most: the swap that it may use may not be there."""
+    if memory is None or memory.limit_bytes is None:
+        return 0, None
+    swap = memory.swap_limit_bytes
+    return memory.limit_bytes, None if swap is None else memory.limit_bytes + swap
+
+
+def total_of_node(node: NodeMemory | None) -> tuple[int, int | None]:
+    if node is None or node.ram_bytes is None or node.swap_bytes is None:
+        return 0, None
+    return node.ram_bytes + node.swap_bytes, node.ram_bytes + node.swap_bytes
+
+
+def _find_older_rule(given: Given, victim: Task, others: list[Task], scores: tuple[_Score, ...]) -> str | None:
     """What an older kernel did otherwise, where that explains a victim that is not the first."""
     if all(score(task) < 1 for score in scores for task in (victim, *others)):
         return "kernels before 5.9 count all scores below 1 as equal"
     if all(score.before_4_17(task) <= score.before_4_17(victim) for score in scores for task in others):
         return "kernels before 4.17 take 3 % off the memory of root's tasks, which makes it the first"
-    # The two-line form, "Kill process N ... or sacrifice child" and "Killed process M", is older than 5.0.
-    if report.kill_text.startswith("Killed process"):
+    # The two-line form: "Kill process N ... or sacrifice child" and "Killed process M".
+    if given.by_two_lines:
         return "such an old kernel may kill a child of the task that it chose"
     return None
 

@@ -20,7 +20,7 @@ from collector.errors import CollectorError, ConfigError
 from collector.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _RUN_TEXT = """\
@@ -38,6 +38,17 @@ examples:
   dmesg | oom-collector analyze
   journalctl -k -o json | oom-collector analyze --output json
   oom-collector analyze /var/log/messages* --timezone Europe/Berlin --year 2026"""
+
+_DIAGNOSE_TEXT = """\
+Tell from the history of a container's memory why it was killed: at its start, by a limit that is too low, by a leak, by
+a jump; or, where it lives, whether it will be. One sample a line, as JSON: time (seconds of any clock),
+working_set_bytes, limit_bytes and, where known, anon_bytes, file_bytes, shmem_bytes, kernel_bytes, revision; event is
+"start" on the first sample of a life and "oom_kill" on that of a kill, cause says whose limit it was."""
+
+_DIAGNOSE_EXAMPLES = """\
+examples:
+  oom-collector diagnose history.jsonl
+  zcat history.jsonl.gz | oom-collector diagnose --output json --limit 536870912"""
 
 _CHECKED = {
     *("kernel_log", "kmsg_path", "cgroup_root", "proc_root", "state_dir"),
@@ -85,6 +96,12 @@ def _analyze(options: argparse.Namespace) -> int:
     return run_analyze(options.files, output=options.output, timezone=options.timezone, year=options.year)
 
 
+def _diagnose(options: argparse.Namespace) -> int:
+    from collector.diagnose import run_diagnose
+
+    return run_diagnose(options.file, output=options.output, limit_bytes=options.limit)
+
+
 def _check(options: argparse.Namespace) -> int:
     from collector.check.machine import check_machine, kernel_log_works, render
 
@@ -97,12 +114,21 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _kills(options: argparse.Namespace) -> int:
-    from collector.kills import table
+    from collector.kills import manifests, table
     from collector.state.store import read_documents
     from collector.text import to_line
 
     documents = read_documents(cast("Path", read_setting(STATE_DIR, vars(options), os.environ)))
-    for line in map(to_line, documents) if options.output == "json" else table(documents):
+    match options.output:
+        case "json":
+            lines: Iterable[str] = map(to_line, documents)
+        case "text":
+            lines = table(documents)
+        case kind:
+            lines = list(manifests(documents, kind, options.workload))
+            if not lines:
+                print("oom-collector: no kill in the journal advises other memory settings", file=sys.stderr)
+    for line in lines:
         print(line)
     sys.stdout.flush()
     return 0
@@ -131,13 +157,32 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("files", metavar="FILE", nargs="*", help="a log; - is standard input, and so is none at all")
     analyze.set_defaults(command=_analyze)
 
+    diagnose = _command(
+        commands, "diagnose", "tell a leak from a low limit in a memory history", _DIAGNOSE_TEXT, _DIAGNOSE_EXAMPLES
+    )
+    diagnose.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
+    diagnose.add_argument("--limit", metavar="BYTES", type=_size, help="of the container, whatever its samples say")
+    diagnose.add_argument("file", metavar="FILE", nargs="?", help="a history; - is standard input, and so is none")
+    diagnose.set_defaults(command=_diagnose)
+
     check = _command(commands, "check", "what this machine and these privileges allow", _CHECK_TEXT)
     check.add_argument("--output", choices=("text", "json"), default="text", help="default: text")
     _add_settings(check, [setting for setting in SETTINGS if setting.field in _CHECKED])
     check.set_defaults(command=_check)
 
     kills = _command(commands, "kills", "list the agent's journal", _KILLS_TEXT)
-    kills.add_argument("--output", choices=("text", "json"), default="text", help="default: text; json: the documents")
+    kills.add_argument(
+        "--output",
+        choices=("text", "json", "patch", "vpa"),
+        default="text",
+        help="default: text; json: the documents; patch, vpa: what they advise for each container now, as YAML: a"
+        " strategic merge patch for each workload, or its recommendation as a VerticalPodAutoscaler holds it",
+    )
+    kills.add_argument(
+        "--workload",
+        metavar="NAMESPACE/KIND/NAME",
+        help="patch, vpa: of this one alone, as shop/Deployment/web; kubectl reads but the first patch of a file",
+    )
     _add_settings(kills, (STATE_DIR,))
     kills.set_defaults(command=_kills)
 
@@ -168,4 +213,10 @@ def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting]) 
 def _year(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1970 <= int(text) <= 9999):
         raise argparse.ArgumentTypeError(f"{text!r} is no year")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 62):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
     return int(text)

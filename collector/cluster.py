@@ -14,7 +14,7 @@ from collector.errors import ConfigError, ParseError
 from collector.model import ContainerId, ContainerKind, Names, PodUid
 from collector.pods.eviction import eviction
 from collector.pods.fate import Judged, Kill, fate_of
-from collector.pods.index import PodIndex
+from collector.pods.index import Found, PodIndex
 from collector.pods.log_links import LogLinks
 from collector.pods.record import PodContainer, PodRecord, parse_pod
 from collector.sinks.container_series import Running
@@ -139,6 +139,14 @@ class Cluster:
             return known or linked
         # The kubelet makes the folder before the API shows the container's id.
         return self._index.names(pod_uid, container_id, container_name=linked.container)
+
+    def find(self, pod_uid: PodUid | None, container_id: ContainerId | None) -> Found | None:
+        """What the API tells of them, or told a while ago; None: nothing."""
+        return self._index.find(pod_uid, container_id)
+
+    def known(self) -> list[PodRecord] | None:
+        """All pods that the API has told, those that are gone for a short time too; None: it tells none now."""
+        return list(self._index.known()) if self._up else None
 
     def fate(self, kill: Kill) -> Judged | None:
         found = self._index.find(kill.pod_uid, kill.container_id)

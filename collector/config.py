@@ -42,6 +42,7 @@ class Config:
     metrics_hold: float
     metrics_off: frozenset[str]
     start_timestamps: str
+    exemplars: str
     sample_interval: float
     proc_connector: str
     userspace_kills: str
@@ -53,11 +54,15 @@ class Config:
     node_name: str | None
     events: str
     event_max_age: float
+    owner_details: str
     webhook_url: str | None
     webhook_secret_file: Path | None
     alertmanager_url: str | None
     alertmanager_resolve_after: float
     web_config_file: Path | None
+    limit_factor: float
+    forecast_horizon: float
+    prometheus_url: str | None
     log_level: str
 
 
@@ -116,6 +121,13 @@ def _interval(text: str) -> float:
     value = _number(text)
     if not 1 <= value <= 300:
         raise ValueError("must be seconds, 1 to 300")
+    return value
+
+
+def _factor(text: str) -> float:
+    value = _number(text)
+    if not 1 < value <= 10:
+        raise ValueError("must be more than 1, and 10 at most")
     return value
 
 
@@ -236,6 +248,13 @@ SETTINGS = (
         help="whether OpenMetrics tells since when each counter of kills counts; doubles their lines",
     ),
     Setting(
+        flag="--exemplars",
+        metavar="on|off",
+        default="off",
+        parse=_on_or_off,
+        help="whether OpenMetrics tells the incident of the last kill beside each counter of kills",
+    ),
+    Setting(
         flag="--sample-interval",
         metavar="SECONDS",
         default="10",
@@ -313,6 +332,14 @@ SETTINGS = (
         help="kills that are older than this are sent nowhere any more, and counted as expired",
     ),
     Setting(
+        flag="--owner-details",
+        metavar="on|off",
+        default="off",
+        parse=_on_or_off,
+        help="whether ReplicaSets, ControllerRevisions and Jobs are read, one at a time, for the numbers and times of"
+        " revisions and the CronJobs of Jobs; needs the right to get them",
+    ),
+    Setting(
         flag="--webhook-url",
         metavar="URL",
         default="",
@@ -346,6 +373,28 @@ SETTINGS = (
         default="",
         parse=_optional_path,
         help="TLS and authentication of --listen, in the format of Prometheus exporters",
+    ),
+    Setting(
+        flag="--limit-factor",
+        metavar="FACTOR",
+        default="1.25",
+        parse=_factor,
+        help="a memory limit that is advised is so many times the peak",
+    ),
+    Setting(
+        flag="--forecast-horizon",
+        metavar="SECONDS",
+        default="21600",
+        parse=_seconds,
+        help="a container that grows steadily and will reach its limit within this time gets an Event, one a day at"
+        " most; 0: none does",
+    ),
+    Setting(
+        flag="--prometheus-url",
+        metavar="URL",
+        default="",
+        parse=_name,
+        help="a Prometheus with cAdvisor's metrics: diagnoses use its history of other nodes and of before the agent",
     ),
     Setting(flag="--log-level", metavar="LEVEL", default="info", parse=_level, help="debug, info, warning or error"),
 )

@@ -31,7 +31,7 @@ from collector.model import MemcgPath
 from collector.series import BLOCK, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SAMPLES = 360
 """An hour at the sampling interval of 10 s."""
@@ -145,6 +145,11 @@ class Life:
         """When it was first sampled; where that is more than an hour ago, to ten minutes, and a day ago at most."""
         return min(times[0] for series in (self.samples, self.bins) if (times := self.times(series)))
 
+    @property
+    def last_at(self) -> float:
+        """Of the last sample."""
+        return self.last / _TICKS
+
     def times(self, series: Series) -> list[float]:
         """Of the rows of `samples` or `bins`."""
         steps = series.column(0)
@@ -153,9 +158,17 @@ class Life:
 
     def read_samples(self) -> Iterator[tuple[float, Sample]]:
         """With their times, oldest first."""
-        for at, (_, *sizes, kernel, swap) in zip(self.times(self.samples), self.samples.rows(), strict=True):
-            current, working_set, anon, file, shmem = (size * _PAGE for size in sizes)
-            yield at, Sample(current, working_set, anon, file, shmem, _bytes(kernel), _bytes(swap))
+        for at, row in zip(self.times(self.samples), self.samples.rows(), strict=True):
+            yield at, _load_sample(row)
+
+    def sample_at(self, at: float) -> tuple[float, Sample] | None:
+        """The last sample of the last hour that was not taken after `at`, with its time."""
+        ticks = self.last
+        for row in self.samples.newest_first():
+            if ticks <= at * _TICKS:
+                return ticks / _TICKS, _load_sample(row)
+            ticks -= row[0]
+        return None
 
     def read_bins(self) -> Iterator[Bin]:
         """Oldest first. They reach up to the last sample: the newest are there as samples too."""
@@ -222,6 +235,10 @@ class History:
         before = [key for began, key in lives if began <= at]
         key = before[-1] if before else lives[0][1]
         return key, self._lives[key]
+
+    def of_part(self, part: str) -> list[tuple[Key, Life]]:
+        """All whose path has this in it, as the id of a container, removed ones that are remembered among them."""
+        return [(key, life) for key, life in self._lives.items() if part in key.path]
 
     def take_unsaved(self, share: int) -> dict[MemcgPath, bytes | None]:
         """
@@ -309,6 +326,12 @@ def _pages(size: int | None) -> int:
 
 def _bytes(pages: int) -> int | None:
     return None if pages == _UNKNOWN else pages * _PAGE
+
+
+def _load_sample(row: Sequence[int]) -> Sample:
+    _, *sizes, kernel, swap = row
+    current, working_set, anon, file, shmem = (size * _PAGE for size in sizes)
+    return Sample(current, working_set, anon, file, shmem, _bytes(kernel), _bytes(swap))
 
 
 def _store_bounds(bounds: Bounds | None) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """
-What becomes known of an incident only after its kill: names, the container's fate, what the pod status says of it.
+What becomes known of an incident only after its kill: names, the container's fate, what the pod status says of it, why
+it came to it.
 
 It is kept beside the document that the kill made, and put into it by whoever reads it: the kernel's facts are written
 once, and a better document of the same kill loses no name.
@@ -37,7 +38,7 @@ Document = dict[str, Any]
 class Late:
     """
     `contradiction`: the pod status disagrees with the kernel, in words. `confirmed`: it says OOMKilled of the very
-    container. `restart_count`: of the container's new life.
+    container. `restart_count`: of the container's new life. `diagnosis`: diagnosis.to_json.to_json(); None: not made.
     """
 
     names: Names | None = None
@@ -45,6 +46,7 @@ class Late:
     restart_count: int | None = None
     contradiction: str | None = None
     confirmed: bool = False
+    diagnosis: dict[str, Any] | None = None
 
 
 def to_json(late: Late) -> str:
@@ -77,6 +79,8 @@ def complete(document: Mapping[str, Any], late: Late, *, fate: bool = True) -> D
     completed = dict(document)
     if late.names is not None:
         _name(completed, late.names)
+    if late.diagnosis is not None:
+        completed["diagnosis"] = late.diagnosis
     if fate and late.fate is not None:
         completed["fate"] = str(late.fate)
         if late.restart_count is not None:
@@ -117,6 +121,20 @@ def _name(document: Document, names: Names) -> None:
         disagree = f"the cgroup path says {pod['qos_class']}, the API says {names.qos_class}"
         document["contradictions"] = [*document.get("contradictions", ()), disagree]
     document["summary"] = explain(replace(_headline(document), lone=_is_its_own_limit(document, names)))
+
+
+def workload_of(late: Late) -> str | None:
+    """By what kills of one container of one workload are found again, whichever its pods are called."""
+    names = late.names
+    if names is None or names.container is None:
+        return None
+    return workload_of_pod(names.namespace, names.owner, names.pod, names.container)
+
+
+def workload_of_pod(namespace: str, owner: Owner | None, pod: str, container: str) -> str:
+    """As workload_of(). A pod without an owner is its own workload."""
+    kind, name = (owner.kind, owner.name) if owner else ("Pod", pod)
+    return "/".join((namespace, kind, name, container))
 
 
 def _is_its_own_limit(document: Document, names: Names) -> bool:

@@ -34,6 +34,10 @@ class Cause(StrEnum):
     UNKNOWN = "unknown"
 
 
+NODE_PRESSURE = frozenset({Cause.NODE, Cause.NODE_ALLOCATABLE, Cause.NODE_NUMA, Cause.QOS_LIMIT})
+"""The causes that page the operator of the node: no limit of the victim's own was hit."""
+
+
 class Constraint(StrEnum):
     """`CONSTRAINT_*` of the `oom-kill:` line, as printed: a 5.0 kernel prints NONE for a memcg OOM."""
 
@@ -174,11 +178,15 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeMemory:
-    """The node as a global report prints it (`pages RAM`, `Total swap`)."""
+    """
+    The node as a global report prints it: `pages RAM`, `Total swap`, and in `stat` what it was used for (`Mem-Info`,
+    by the kernel's names, in bytes). `shmem` is part of the anon lists there.
+    """
 
     ram_bytes: int | None = None
     swap_bytes: int | None = None
     free_swap_bytes: int | None = None
+    stat: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)

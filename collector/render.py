@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from collector.badness import adj_tier, find_victim, recompute, tell_choice
+from collector.diagnosis.model import Action, Advice, Diagnosis, FindingKind, Pattern
+from collector.memory_stat import memory_shares
 from collector.model import Cause, Evidence, Incident, Invoker, MemoryUse, OomReport, Process, Task
 from collector.text import printable
 from collector.units import human_bytes
@@ -35,11 +37,15 @@ _HEADLINE = {True: "1;31", False: "1;33", None: "1"}  # by node pressure: red is
 
 
 class Line(NamedTuple):
-    """A line of a fact. Paths and table rows are not broken at the width of the terminal."""
+    """
+    A line of a fact. Paths, table rows and commands are not broken at the width of the terminal; what is broken goes on
+    after `indent` blanks.
+    """
 
     text: str
     breakable: bool = True
     bold: bool = False
+    indent: int = 0
 
 
 class Fact(NamedTuple):
@@ -47,11 +53,14 @@ class Fact(NamedTuple):
     lines: tuple[Line, ...]
 
 
-def render_text(incident: Incident, *, colour: bool, width: int | None = None) -> str:
+def render_text(
+    incident: Incident, diagnosis: Diagnosis | None = None, *, colour: bool, width: int | None = None
+) -> str:
     """width: of the terminal, to wrap sentences at; None: one line each. The text ends without a newline."""
     headline = "\n".join(_wrap(printable(incident.summary), width))
     lines = [_paint(headline, _HEADLINE[incident.verdict.node_pressure], colour=colour)]
-    for fact in _facts(incident):
+    told = () if diagnosis is None else _diagnosis(diagnosis)
+    for fact in (*_facts(incident), *told):
         lines += _layout(fact, colour=colour, width=width)
     missing = incident.report.missing
     if missing:
@@ -177,26 +186,6 @@ _SHARES = {
     "hugetlb": "huge pages",
     "kernel": "other kernel memory",
 }
-_PARTS_OF_KERNEL = ("slab", "pagetables", "sec_pagetables", "kernel_stack", "percpu", "vmalloc", "zswap")
-
-
-def memory_shares(stat: dict[str, int]) -> dict[str, int]:
-    """
-    memory.stat as parts that do not overlap: `file` without its shmem, `kernel` without what has a key of its own.
-
-    cgroup v2 says anon and file where v1 says rss and cache; newer kernels print v2's keys for v1 too.
-    """
-    parts = {key: stat[key] for key in _SHARES if key in stat}
-    if "anon" in parts:
-        parts.pop("rss", None)
-        parts.pop("cache", None)
-    if "slab" not in parts and "slab_unreclaimable" in stat:
-        parts["slab"] = stat["slab_unreclaimable"] + stat.get("slab_reclaimable", 0)
-    for whole, members in (("file", ("shmem",)), ("cache", ("shmem",)), ("kernel", _PARTS_OF_KERNEL)):
-        if whole in parts:
-            # The counters are not read at one instant: the difference may be off by a little.
-            parts[whole] = max(0, parts[whole] - sum(parts.get(member, 0) for member in members))
-    return parts
 
 
 def _shares(memory: MemoryUse) -> Iterator[Line]:
@@ -339,6 +328,54 @@ def _proof(incident: Incident) -> Iterator[Line]:
         yield Line(f"from {', '.join(witnesses)}")
 
 
+# Has a place of its own: why this victim, who filled it.
+_APART = frozenset({FindingKind.VICTIM_CHOICE, FindingKind.NODE_FILLED_BY})
+# The facts above say it already.
+_TOLD_PATTERNS = frozenset({Pattern.NODE_PRESSURE, Pattern.CALM})
+
+
+def _diagnosis(diagnosis: Diagnosis) -> Iterator[Fact]:
+    judgement = diagnosis.judgement
+    findings = [finding.text for finding in diagnosis.findings if finding.kind not in _APART]
+    steps = [advice for advice in diagnosis.advice if not _only_waits(advice)]
+    if judgement.pattern is Pattern.UNKNOWN:
+        # Where nothing can be advised either, nobody asks for it.
+        if judgement.missing and steps:
+            missing = " and ".join(judgement.missing)
+            yield Fact("why", (Line(printable(f"a leak, a spike or a limit too low: not known without {missing}")),))
+    elif judgement.pattern not in _TOLD_PATTERNS:
+        pattern = str(judgement.pattern).replace("_", " ")
+        yield Fact("why", (Line(printable(f"{pattern}: {'; '.join(judgement.reasons)}")),))
+    yield from _fact("who filled it", _fillers(diagnosis))
+    mark = "- " if len(findings) > 1 else ""
+    yield from _fact("findings", (_item(text, mark) for text in findings))
+    yield from _fact("what to do", _steps(steps))
+
+
+def _fillers(diagnosis: Diagnosis) -> Iterator[Line]:
+    """A line for each kind. Whose limit that was is said above."""
+    for finding in diagnosis.findings:
+        if finding.kind is FindingKind.NODE_FILLED_BY:
+            yield from (Line(printable(part)) for part in finding.text.partition(": ")[2].split("; "))
+
+
+def _only_waits(advice: Advice) -> bool:
+    """For what is missing, which "why" says."""
+    return advice.action is Action.OBSERVE and "missing" in advice.values
+
+
+def _steps(steps: Sequence[Advice]) -> Iterator[Line]:
+    for number, advice in enumerate(steps, start=1):
+        mark = f"{number}. " if len(steps) > 1 else ""
+        yield _item(advice.text, mark)
+        if advice.command is not None:
+            yield Line(f"{' ' * len(mark)}{printable(advice.command)}", breakable=False, bold=True)
+
+
+def _item(text: str, mark: str) -> Line:
+    return Line(f"{mark}{printable(text)}", indent=len(mark))
+
+
 def _path(path: str) -> Line:
     return Line(printable(path), breakable=False)
 
@@ -348,17 +385,23 @@ def _layout(fact: Fact, *, colour: bool, width: int | None) -> Iterator[str]:
     blank = " " * _LABEL_WIDTH
     margin = 2 * len(_INDENT) + _LABEL_WIDTH
     for line in fact.lines:
-        for text in _wrap(line.text, width and width - margin) if line.breakable else [line.text]:
+        for text in _wrap(line.text, width and width - margin, line.indent) if line.breakable else [line.text]:
             yield f"{_INDENT}{label}{_INDENT}{_paint(text, _BOLD, colour=colour and line.bold)}"
             label = blank
 
 
-def _wrap(text: str, width: int | None) -> list[str]:
+def _wrap(text: str, width: int | None, indent: int = 0) -> list[str]:
     """Break between words only: a path or an id stays whole, to be copied, and so does a size."""
     if width is None:
         return [text]
     width = max(width, _LEAST_TEXT_WIDTH)
-    lines = textwrap.wrap(_SIZE_BLANK.sub(_GLUE, text), width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        _SIZE_BLANK.sub(_GLUE, text),
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     return [line.replace(_GLUE, " ") for line in lines] or [text]
 
 

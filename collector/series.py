@@ -68,6 +68,16 @@ class Series:
         """Oldest first."""
         return zip(*(self.column(index) for index in range(self.columns)), strict=True)
 
+    def newest_first(self) -> Iterator[Sequence[int]]:
+        """The rows from the last one backwards. A block is unpacked only when it is reached."""
+        left = len(self)
+        for rows in chain((self._newest,), (_unpack(block, self.columns) for block in reversed(self._blocks))):
+            for begin in range(len(rows) - self.columns, -1, -self.columns):
+                if not left:
+                    return
+                left -= 1
+                yield rows[begin : begin + self.columns]
+
     def to_bytes(self) -> bytes:
         """For the same machine: the numbers are in its byte order."""
         blocks = [*self._blocks, _pack(self._newest, self.columns)] if self._newest else []

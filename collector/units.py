@@ -1,4 +1,4 @@
-"""Sizes in words."""
+"""Sizes and times in words."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def human_bytes(size: int) -> str:
         value /= 1024
         power += 1
     return f"{value:.1f}".removesuffix(".0") + f" {_UNITS[power]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """`7320` -> `2.0 h`, `90` -> `90 s`, `260000` -> `3.0 days`: to two figures or so."""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.{unit == 3600 and seconds < 36000:d}f} {name}"
+    return f"{seconds / 86400:.1f} days"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from collector.cgroups.tree import CgroupTree
 from collector.cgroups.watcher import CgroupWatcher, Health
 from collector.errors import ParseError
-from collector.history import History, Key
+from collector.history import BINS, History, Key, Life
 from collector.ledger import Ledger, upwards
 from collector.model import AttributionMethod, MemcgPath, OomReport, Process, Sighting
+from collector.parse.cgroup_path import Level
 from collector.processes import NOT_STARTED
 from collector.reconcile import CLOCK_SLACK_SECONDS, Reconciler
 from collector.sinks.container_series import MemoryNow
@@ -20,6 +21,8 @@ from collector.state import batch
 from collector.view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from collector.cgroups.cgroup import Cgroup
     from collector.cgroups.memory import MemoryReading
     from collector.config import Config
@@ -41,6 +44,15 @@ MAX_COLLATERAL = 100
 SAVE_SECONDS = 300.0
 
 _log = logging.getLogger(__name__)
+
+
+class Watched(NamedTuple):
+    """A container that runs, with its history. `limit_bytes`: what is enforced, see MemoryNow."""
+
+    id: ContainerId
+    life: Life
+    working_set_bytes: int
+    limit_bytes: int | None
 
 
 class Witnesses:
@@ -72,6 +84,8 @@ class Witnesses:
         self._said: dict[str, str | None] = {}
         self._intake: Intake | None = None
         self._refreshed_at = float("-inf")
+        self._new: dict[Key, Life] = {}
+        """Of those in the history: what was made while this process watched."""
 
     def start(self, intake: Intake) -> None:
         """All that is there is known when this returns: it comes before the kernel log is read."""
@@ -149,15 +163,49 @@ class Witnesses:
             return None
         return any(container_id in path and self._tree.is_populated(path) for path in self._tree.containers())
 
+    # Asked for a diagnosis
+
+    def hints_of(self, victim: Process, *, at: float) -> tuple[str, ...] | None:
+        """Its memory flags, see processes.hints; None: none were found, or it was never looked at."""
+        if victim.pid is None or self.processes is None:
+            return None
+        known = self.processes.find(victim.pid, comm=victim.comm, at=at)
+        return (known.hints or None) if known else None
+
+    def memcg_of(self, pid: int, comm: str, *, at: float) -> MemcgPath | None:
+        """Where a process was then; None: not known."""
+        known = self.processes.find(pid, comm=comm, at=at) if self.processes else None
+        return known.memcg if known else None
+
+    def allocatable_bytes(self) -> int | None:
+        """The limit of all pods together; None: they have none, or it is not known."""
+        roots = (cgroup.path for cgroup in self._tree.counted() if cgroup.level is Level.KUBEPODS)
+        return next((limit for path in roots if (limit := self._tree.limit_of(path)) is not None), None)
+
+    def saw_begin(self, life: Life) -> bool:
+        """Whether it goes back to the beginning: this process saw that, and no more than a day has passed."""
+        return life in self._new.values() and len(life.bins) < BINS
+
+    # What is there now
+
     def memory_now(self) -> dict[ContainerId, MemoryNow]:
         """Of all containers, as last sampled."""
-        now = {}
+        return {container: now for container, _, now in self._sampled_containers()}
+
+    def watched(self) -> Iterator[Watched]:
+        """All containers, with what is known of their past."""
+        for container, key, now in self._sampled_containers():
+            life = self.history.get(key)
+            if life is not None:
+                yield Watched(container, life, now.working_set_bytes, now.limit_bytes)
+
+    def _sampled_containers(self) -> Iterator[tuple[ContainerId, Key, MemoryNow]]:
         for cgroup in self._tree.sampled():
             sample = cgroup.memory.sample if cgroup.memory else None
             if cgroup.container_id is not None and sample is not None:
                 limits = [limit for each in (cgroup, cgroup.parent) if (limit := _limit(each)) is not None]
-                now[cgroup.container_id] = MemoryNow(sample.working_set, min(limits, default=None))
-        return now
+                now = MemoryNow(sample.working_set, min(limits, default=None))
+                yield cgroup.container_id, Key(cgroup.path, cgroup.inode), now
 
     # Told by the watchers
 
@@ -165,6 +213,10 @@ class Witnesses:
         if counters.after is None and self._intake is not None:
             # What those above miss bounds what a new cgroup may miss: it has to be as new.
             self._watcher.refresh(reversed(list(upwards(counters.path))[1:]))
+            self._watcher.sample(counters.path)  # how a life begins, tells a startup that never fitted from a leak
+            key = Key(counters.path, counters.inode)
+            if (life := self.history.get(key)) is not None and len(life.samples) == 1:
+                self._new[key] = life
         self._ledger.observe(counters)
         if self._intake is None:
             return
@@ -208,6 +260,7 @@ class Witnesses:
 
     def _save_history(self, *, share: int) -> None:
         self.history.prune(time.monotonic())
+        self._new = {key: life for key, life in self._new.items() if self.history.get(key) is life}
         if self._intake is not None:
             self._intake.keep(self.history.take_unsaved(share))
 

@@ -72,6 +72,7 @@ def test_the_kills_of_the_downtime_are_shown_after_the_hold(tmp_path: Path, log:
         agent.until(agent.ready)
         log.write(lines.report(pid=12))
         agent.until(lambda: agent.kills() == 1)
+        assert agent.ready()  # what it has shown is written when that is sent, and before it answers again
         agent.kill()
     log.write(lines.report(pid=13))
     with start(tmp_path, log, "--metrics-hold", "2") as agent:
@@ -80,6 +81,25 @@ def test_the_kills_of_the_downtime_are_shown_after_the_hold(tmp_path: Path, log:
         log.write(lines.report(pid=14))
         agent.until(lambda: agent.kills() == 2)
         agent.until(lambda: agent.kills() == 3)
+
+
+def test_a_kill_that_no_scrape_saw_before_the_end_of_the_agent_is_shown_after_the_hold(
+    tmp_path: Path, log: Log
+) -> None:
+    with start(tmp_path, log) as agent:
+        agent.until(agent.ready)
+        assert agent.kills() == 0
+        log.write(lines.report(pid=12))
+        agent.until(lambda: len(agent.incidents) == 1)
+        agent.kill()
+    with start(tmp_path, log, "--metrics-hold", "1") as agent:
+        agent.until(agent.ready)
+        assert agent.kills() == 0
+        agent.until(lambda: agent.kills() == 1)
+        assert agent.ready()
+        agent.kill()
+    with start(tmp_path, log, "--metrics-hold", "60") as agent:
+        assert agent.kills() == 1
 
 
 def test_killed_in_the_middle_of_a_report_it_counts_once_and_tells_all_of_it(tmp_path: Path, log: Log) -> None:

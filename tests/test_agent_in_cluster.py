@@ -19,6 +19,7 @@ from tests import lines
 from tests.agent_process import AgentProcess, Log
 from tests.kube.api_server import ApiServer, Refusal
 from tests.kube.events_api import EventsApi
+from tests.kube.owners import Owners
 
 NODE = "node-1"
 UID = "0f9c1d2e-3b4a-4c5d-8e6f-000000000001"
@@ -69,12 +70,12 @@ class World:
         self.directory = directory
         self.log = Log(directory / "kmsg")
         self.events = EventsApi("shop")
-        self.api = ApiServer(self.events.mount)
+        self.api = ApiServer(self.events.mount, Owners().mount)
         self.api.add_node(NODE)
         self.logs = directory / "log"
         self.agents: list[AgentProcess] = []
 
-    async def start_agent(self) -> AgentProcess:
+    async def start_agent(self, *arguments: str) -> AgentProcess:
         kubeconfig = self.directory / "kubeconfig"
         clusters = [{"name": "c", "cluster": {"server": self.api.url}}]
         contexts = [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
@@ -85,7 +86,7 @@ class World:
             AgentProcess,
             *("--kernel-log", f"file:{self.log.path}", "--state-dir", str(self.directory / "state")),
             *("--node-name", NODE, "--kubeconfig", str(kubeconfig), "--api-jitter", "0"),
-            *("--pod-logs", str(self.logs), "--metrics-hold", "0"),
+            *("--pod-logs", str(self.logs), "--metrics-hold", "0", *arguments),
             directory=self.directory,
         )
         self.agents.append(agent)
@@ -99,18 +100,17 @@ class World:
         sample = f'oom_collector_sink_deliveries_total{{outcome="{outcome}",sink="{sink}"}}'
         await self.until(lambda: self.agents[-1].metric(sample) > 0)
 
-    def pod_events(self) -> list[dict[str, Any]]:
-        return self.events.describe_pod("shop", "cart-0", UID)
+    def pod_events(self, name: str = "cart-0") -> list[dict[str, Any]]:
+        return self.events.describe_pod("shop", name, UID)
 
     async def kept(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The one document of the journal, once it is as it should be."""
+        """The newest document of the journal, once it is as it should be."""
         command = [sys.executable, "-m", "collector", "kills", "--output", "json", "--state-dir"]
 
         def read() -> dict[str, Any]:
             state = str(self.directory / "state")
             done = subprocess.run([*command, state], capture_output=True, check=True)
-            (document,) = map(json.loads, done.stdout.splitlines())
-            return dict(document)
+            return dict(json.loads(done.stdout.splitlines()[0]))
 
         await self.until(lambda: condition(read()))
         return await asyncio.to_thread(read)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -228,6 +229,66 @@ def test_an_unknown_timezone_is_refused(name: str, log: Path) -> None:
     with pytest.raises(ConfigError, match="--timezone"):
         read_timezone(name)
     assert analyze(log, timezone=name)[0] == 2
+
+
+# What is to be done
+
+
+GOLDEN = Path(__file__).parent / "golden" / "analyze"
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize("fixture", ["6.1-container-systemd", "6.1-node", "6.1-shmem"])
+def test_what_a_capture_is_told_as(fixture: str, output: str) -> None:
+    """Rewritten with OOM_COLLECTOR_UPDATE_GOLDEN=1."""
+    status, out, err = analyze(REPOSITORY / "fixtures" / fixture / "kmsg", output=output)
+    assert (status, err) == (0, "")
+    if output == "json":
+        (document,) = map(json.loads, out.splitlines())
+        jsonschema.Draft202012Validator(SCHEMA).validate(document)
+        out = json.dumps(document["diagnosis"], indent=1) + "\n"
+    golden = GOLDEN / f"{fixture}.{'json' if output == 'json' else 'txt'}"
+    if os.environ.get("OOM_COLLECTOR_UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(out, encoding="utf-8")
+    assert out == golden.read_text(encoding="utf-8")
+
+
+def dmesg(*seconds: int, memcg: str = lines.CONTAINER) -> str:
+    return "".join(
+        f"[{at:5d}.{index:06d}] {text}\n"
+        for pid, at in enumerate(seconds, start=300)
+        for index, text in enumerate(lines.report(pid=pid, memcg=memcg))
+        if "\n" not in text
+    )
+
+
+def repeats(*names: object, **kwargs: Any) -> list[int]:
+    """Of each incident, in how many kills it is."""
+    _, out, _ = analyze(*names, **kwargs)
+    found = [json.loads(line)["diagnosis"]["findings"] for line in out.splitlines()]
+    return [next((one["kills"] for one in findings if one["kind"] == "repeated"), 1) for findings in found]
+
+
+def test_kills_that_come_again_are_told_as_such(tmp_path: Path) -> None:
+    """Of one pod, whichever its container's id is by now."""
+    again = f"{lines.POD}/cri-containerd-{'ab' * 32}.scope"
+    (tmp_path / "log").write_text(dmesg(100, 400) + dmesg(900, memcg=again) + dmesg(950, memcg=lines.OTHER))
+    assert repeats(tmp_path / "log") == [1, 2, 3, 1]
+
+
+def test_another_log_without_a_boot_id_may_be_another_machines(tmp_path: Path) -> None:
+    service = "/system.slice/app.service"
+    (tmp_path / "one").write_text(dmesg(100, 200, memcg=service))
+    (tmp_path / "two").write_text(dmesg(300, memcg=service))
+    assert repeats(tmp_path / "one", tmp_path / "two") == [1, 2, 1]
+
+
+def test_seconds_since_boot_are_compared_within_a_boot(tmp_path: Path) -> None:
+    """A syslog goes over reboots. With a year its own clock counts."""
+    (tmp_path / "syslog").write_bytes(syslog(lines.report()) + syslog(lines.report(pid=300), 100))
+    assert repeats(tmp_path / "syslog") == [1, 1]
+    assert repeats(tmp_path / "syslog", timezone="UTC", year=2024) == [1, 2]
 
 
 @pytest.mark.skipif(not SCORE.exists(), reason="the labelled kernel logs are not here")

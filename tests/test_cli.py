@@ -39,7 +39,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"oom-collector {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "analyze", "check", "kills", "version"])
+@pytest.mark.parametrize("command", ["run", "analyze", "diagnose", "check", "kills", "version"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -52,7 +52,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["diagnose"], ["run", "--no-such-flag"], ["run", "--list", "x:1"], ["analyze", "--year", "26"]],
+    [
+        [],
+        ["diagnose", "--limit", "1Gi"],
+        ["run", "--no-such-flag"],
+        ["run", "--list", "x:1"],
+        ["analyze", "--year", "26"],
+    ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

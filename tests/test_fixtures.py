@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
@@ -46,6 +47,8 @@ def verdict_on(incident: Incident) -> dict[str, object]:
     document = to_document(incident)
     report = incident.report
     document["tasks"] = len(report.tasks)
+    if report.node_memory is not None:
+        document["node_memory"] = {**asdict(report.node_memory), "stat": len(report.node_memory.stat)}
     if report.memory is not None:
         document["memory"] = {
             "usage_bytes": report.memory.usage_bytes,

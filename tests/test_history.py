@@ -51,6 +51,14 @@ def test_they_are_read_back_as_they_were_put_in() -> None:
     assert list(life_of(history_of(*put_in)).read_samples()) == put_in
 
 
+def test_the_sample_at_a_time_is_the_last_before_it() -> None:
+    put_in = [(1000.5 + 10 * n, sample(n * MIB)) for n in range(100)]
+    life = life_of(history_of(*put_in))
+    assert [life.sample_at(at) for at in (999.0, 1000.5, 1010.4, 1499.9, 5000.0)] == [
+        None, put_in[0], put_in[0], put_in[49], put_in[99],
+    ]  # fmt: skip
+
+
 def test_the_last_hour_stays() -> None:
     put_in = [(10.0 * n, sample(n * MIB)) for n in range(1000)]
     assert list(life_of(history_of(*put_in)).read_samples()) == put_in[-360:]

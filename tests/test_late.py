@@ -124,3 +124,11 @@ def test_it_survives_the_journal(late: Late) -> None:
 
 def test_nothing_is_known_at_first() -> None:
     assert from_json(None) == Late()
+
+
+def test_a_diagnosis_is_kept_as_it_was_made() -> None:
+    made = {"pattern": "leak", "confidence": 0.9, "growth_since": None, "findings": [], "advice": [{"command": None}]}
+    late = Late(names=NAMES, diagnosis=made)
+    assert from_json(to_json(late)) == late
+    assert complete(document(*lines.report()), late, fate=False)["diagnosis"] == made
+    assert "diagnosis" not in complete(document(*lines.report()), Late(names=NAMES))

@@ -7,11 +7,14 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.diagnosis.model import Action, Advice, Diagnosis, Finding, FindingKind, Judgement, Pattern
+from collector.memory_stat import memory_shares
 from collector.model import (
     Attribution,
     AttributionMethod,
@@ -31,7 +34,7 @@ from collector.model import (
     QosClass,
     Verdict,
 )
-from collector.render import memory_shares, render_text
+from collector.render import render_text
 from tests.reports import KIB, MIB, dump, global_report, incident, memcg_report, report
 from tests.test_badness import NODE, NODE_RAM
 
@@ -176,6 +179,101 @@ def test_colour_of_the_headline_tells_who_is_paged(pressure: bool | None, style:
     assert render_text(oom, colour=True).startswith(f"\x1b[{style}mContainer cart of")
 
 
+# Why, and what to do
+
+
+def diagnosis(pattern: Pattern = Pattern.LEAK, **changes: Any) -> Diagnosis:
+    """With two findings and two steps."""
+    judgement = Judgement(
+        pattern=pattern, confidence=0.9, reasons=("its anon grew by 8 MiB/h, 112 MiB in 14 h", "and did not slow down")
+    )
+    findings = tuple(
+        Finding(kind=kind, text=text, values={}, evidence=("x",))
+        for kind, text in (
+            (FindingKind.NO_REQUEST, "Container cart requests no memory: the scheduler keeps no room for it at all"),
+            (FindingKind.REPEATED, "Killed 3 times in 2 hours"),
+        )
+    )
+    advice = (
+        Advice(
+            action=Action.DO_NOT_RAISE_LIMIT,
+            text="Do not raise the memory limit of container cart: it grows by 8 MiB an hour, so 120Mi lasts 3 h",
+        ),
+        Advice(action=Action.ROLL_BACK, text="Roll back", command="kubectl rollout undo -n shop deployment cart"),
+    )
+    return Diagnosis(**{"judgement": judgement, "findings": findings, "advice": advice, **changes})
+
+
+def told(made: Diagnosis, width: int | None = None) -> list[str]:
+    """The lines that the diagnosis adds."""
+    facts = set(render_text(container_limit(), colour=False, width=width).splitlines())
+    lines = render_text(container_limit(), made, colour=False, width=width).splitlines()
+    return [line for line in lines if line not in facts]
+
+
+def test_why_findings_and_steps() -> None:
+    assert told(diagnosis(), width=80) == [
+        "  why              leak: its anon grew by 8 MiB/h, 112 MiB in 14 h; and did not",
+        "                   slow down",
+        "  findings         - Container cart requests no memory: the scheduler keeps no",
+        "                     room for it at all",
+        "                   - Killed 3 times in 2 hours",
+        "  what to do       1. Do not raise the memory limit of container cart: it grows",
+        "                      by 8 MiB an hour, so 120Mi lasts 3 h",
+        "                   2. Roll back",
+        "                      kubectl rollout undo -n shop deployment cart",
+    ]
+
+
+def test_one_is_not_numbered() -> None:
+    made = diagnosis()
+    assert told(replace(made, findings=made.findings[1:], advice=made.advice[1:]))[1:] == [
+        "  findings         Killed 3 times in 2 hours",
+        "  what to do       Roll back",
+        "                   kubectl rollout undo -n shop deployment cart",
+    ]
+
+
+WAIT = Advice(action=Action.OBSERVE, text="Let it be observed", values={"missing": "the history of its memory"})
+UNKNOWN = Judgement(pattern=Pattern.UNKNOWN, confidence=0.0, missing=("the history of its memory",))
+
+
+def test_what_is_not_known_takes_one_line() -> None:
+    (step, *_) = diagnosis().advice
+    made = Diagnosis(judgement=UNKNOWN, findings=(), advice=(step, WAIT))
+    why, *steps = told(made)
+    assert why.endswith("a leak, a spike or a limit too low: not known without the history of its memory")
+    assert (len(steps), "Let it be observed" in steps[0]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(Diagnosis(judgement=UNKNOWN, findings=(), advice=(WAIT,)), id="nothing can be advised"),
+        pytest.param(diagnosis(Pattern.NODE_PRESSURE, findings=(), advice=()), id="the headline says it"),
+        pytest.param(
+            diagnosis(
+                Pattern.NODE_PRESSURE,
+                findings=(Finding(kind=FindingKind.VICTIM_CHOICE, text="x", values={}, evidence=("x",)),),
+                advice=(),
+            ),
+            id="why this victim says it",
+        ),
+    ],
+)
+def test_nothing_known_nothing_said(made: Diagnosis) -> None:
+    assert told(made) == []
+
+
+def test_who_filled_a_node_by_kinds() -> None:
+    text = "Who filled the node of 2 GiB: by the task dump, hog 1 GiB; page cache 2 MiB, free 3 MiB"
+    filled = Finding(kind=FindingKind.NODE_FILLED_BY, text=text, values={}, evidence=("tasks",))
+    assert told(diagnosis(Pattern.NODE_PRESSURE, findings=(filled,), advice=())) == [
+        "  who filled it    by the task dump, hog 1 GiB",
+        "                   page cache 2 MiB, free 3 MiB",
+    ]
+
+
 def test_without_width_nothing_is_wrapped() -> None:
     assert render_text(container_limit(), colour=False).splitlines()[0] == container_limit().summary
 
@@ -272,7 +370,12 @@ def test_hostile_text_reaches_no_terminal(evil: str, width: int | None) -> None:
         node=evil,
         summary=evil,
     )
-    text = render_text(told, colour=False, width=width)
+    said = diagnosis(
+        findings=(Finding(kind=FindingKind.NODE_FILLED_BY, text=f"x: {evil}", values={}, evidence=("x",)),) * 2,
+        advice=(Advice(action=Action.SET_LIMIT, text=evil, command=evil),) * 2,
+    )
+    text = render_text(told, said, colour=False, width=width)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
     calm = replace(told, summary="x")
-    assert render_text(calm, colour=False).count("\n") == render_text(told, colour=False).count("\n")
+    lines = [render_text(one, said, colour=False).count("\n") for one in (calm, told)]
+    assert lines[0] == lines[1]

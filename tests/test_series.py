@@ -21,6 +21,7 @@ def test_it_is_the_end_of_a_list(rows: list[tuple[int, int]], capacity: int, fir
     assert list(series.rows()) == rows[-capacity:]
     assert len(series) == len(rows[-capacity:])
     assert series.column(1) == [second for _, second in rows[-capacity:]]
+    assert [tuple(row) for row in series.newest_first()] == rows[-capacity:][::-1]
 
 
 @given(rows, rows, st.integers(1, 3 * BLOCK))

@@ -275,3 +275,67 @@ async def test_what_containers_use_now_is_told_by_their_ids(tmp_path: Path, root
     async with running(tmp_path) as node:
         await node.until(lambda: len(node.witnesses.memory_now()) == 3)
         assert node.witnesses.memory_now() == {tree_maker.CONTAINER_ID % n: now for n, now in expected.items()}
+
+
+def key_of(root: Path, path: MemcgPath) -> Key:
+    return Key(path, (root / path[1:]).stat().st_ino)
+
+
+async def test_a_life_is_sampled_as_it_begins_and_not_with_the_next_pass(tmp_path: Path, root: Path) -> None:
+    """The first pass is over, the next one is 10 s away: of what is killed before, something is known."""
+    old = make(root, 1)
+    async with running(tmp_path) as node:
+        history = node.witnesses.history
+        await node.until(lambda: history.get(key_of(root, old)) is not None)
+        began = time.monotonic()
+        new = make(root, 2, limit=64 * MEBIBYTE)
+        await node.until(lambda: history.get(key_of(root, new)) is not None)
+        assert time.monotonic() < began + 5
+        lives = [history.get(key_of(root, path)) for path in (old, new)]
+        former, life = (each for each in lives if each is not None)
+        (one,) = life.read_bins()
+        assert (one.samples, one.bounds and one.bounds.limit) == (1, 64 * MEBIBYTE)
+        assert node.witnesses.saw_begin(life)
+        assert not node.witnesses.saw_begin(former)
+    async with running(tmp_path) as node:
+        await asyncio.sleep(0.1)
+        restored = node.witnesses.history.get(key_of(root, new))
+        assert restored is not None
+        assert not node.witnesses.saw_begin(restored), "nobody knows that it did not begin before"
+
+
+async def test_the_beginning_is_not_known_any_more_when_its_day_is_over(tmp_path: Path, root: Path) -> None:
+    async with running(tmp_path) as node:
+        path = make(root, 1)
+        await node.until(lambda: node.witnesses.history.get(key_of(root, path)) is not None)
+        life = node.witnesses.history.get(key_of(root, path))
+        assert life is not None
+        _, sample = next(life.read_samples())
+        for hour in range(1, 26):
+            for _ in range(6):
+                life.add(sample, None, life.last_at + 600)
+            assert node.witnesses.saw_begin(life) == (hour < 24), f"after {hour} h"
+
+
+async def test_what_forecasts_look_at(tmp_path: Path, root: Path) -> None:
+    """Containers, not their pods; the limit is the one that is met first."""
+    pod = tree_maker.make_pod(root, tree_maker.UID % 1)
+    tree_maker.write(root / pod[1:] / "memory.max", f"{32 * MEBIBYTE}\n")
+    path = tree_maker.make_container(root, pod, tree_maker.CONTAINER_ID % 1, limit=64 * MEBIBYTE)
+    async with running(tmp_path) as node:
+        await node.until(lambda: bool(list(node.witnesses.watched())))
+        (seen,) = node.witnesses.watched()
+        assert seen.id == tree_maker.CONTAINER_ID % 1
+        assert seen.limit_bytes == 32 * MEBIBYTE
+        assert seen.life is node.witnesses.history.get(key_of(root, path))
+        assert seen.working_set_bytes == node.witnesses.memory_now()[seen.id].working_set_bytes
+
+
+@pytest.mark.parametrize(("written", "known"), [("max", None), (str(4096 * MEBIBYTE), 4096 * MEBIBYTE)])
+async def test_what_all_pods_together_may_use(tmp_path: Path, root: Path, written: str, known: int | None) -> None:
+    path = make(root, 1)
+    kubepods = root / path.split("/")[1]
+    tree_maker.write(kubepods / "memory.max", f"{written}\n")
+    async with running(tmp_path) as node:
+        await asyncio.sleep(0.1)
+        assert node.witnesses.allocatable_bytes() == known

@@ -1,4 +1,7 @@
-"""What follows a journalled kill: names are waited for, stdout and the remote sinks are told, the fate is added."""
+"""
+What follows a journalled kill: names are waited for, it is diagnosed, stdout and the remote sinks are told, the fate is
+added.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from collector.announce.outbox import NEED_NAMES
 from collector.announce.printer import Printer
-from collector.late import Late, complete, from_json, to_json
+from collector.late import Late, complete, from_json, to_json, workload_of
 from collector.model import ContainerId, Fate, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
 from collector.sinks.kube_event import event_key
@@ -55,6 +58,15 @@ class Registry(Protocol):
         """None: not known yet."""
 
 
+class Diagnosis(Protocol):
+    """Why it came to a kill: diagnostician.py."""
+
+    def is_ready(self, names: Names) -> bool:
+        """False: what others know of the workload is being asked for."""
+
+    def diagnose(self, document: dict[str, Any], late: Late, killed_at: float) -> dict[str, Any] | None: ...
+
+
 @dataclass(slots=True)
 class _Case:
     """
@@ -88,6 +100,7 @@ class Announcer:
         self,
         store: Store,
         registry: Registry,
+        diagnosis: Diagnosis,
         *,
         stdout: int,
         outlets: Callable[[dict[str, Any]], tuple[str, ...]],
@@ -96,6 +109,7 @@ class Announcer:
     ) -> None:
         self._store = store
         self._registry = registry
+        self._diagnosis = diagnosis
         self._outlets = outlets
         self._on_released = on_released
         self._max_age = max_age
@@ -227,6 +241,8 @@ class Announcer:
             named = late.names is not None and (is_best or final or not self._registry.is_behind)
         release = not case.released and (at_once or self._may_be_told(kill, late, age))
         told_again = case.released and case.changed
+        if release or told_again or (case.released and late != case.late):
+            late = self._with_diagnosis(case, late)
         closed = (case.released or release) and (final or at_once)
         if closed:
             self._cases.pop(case.id, None)
@@ -250,6 +266,7 @@ class Announcer:
             closed=closed,
             expired=NEED_NAMES if closed and not named else (),
             container=container,
+            workload=workload_of(late),
         )
 
     def _whose(self, case: _Case, late: Late, age: float, *, closed: bool) -> ContainerName | None:
@@ -265,12 +282,15 @@ class Announcer:
         return NOBODY if names is None else ContainerName(names.namespace, names.pod, names.container or "")
 
     def _may_be_told(self, kill: Kill | None, late: Late, age: float) -> bool:
-        if kill is None or age >= NAMES_SECONDS or not self._registry.has_api:
+        if kill is None or age >= NAMES_SECONDS:
             return True
         names = late.names
-        if names is None or names.source is not NamesFrom.API:
-            return False
-        return names.container is not None or kill.container_id is None
+        if self._registry.has_api:
+            if names is None or names.source is not NamesFrom.API:
+                return False
+            if names.container is None and kill.container_id is not None:
+                return False
+        return names is None or self._diagnosis.is_ready(names)
 
     def _with_names(self, late: Late, kill: Kill) -> Late:
         names = self._registry.names(kill.pod_uid, kill.container_id)
@@ -290,6 +310,16 @@ class Announcer:
             contradiction=judged.contradiction,
             confirmed=judged.confirmed,
         )
+
+    def _with_diagnosis(self, case: _Case, late: Late) -> Late:
+        found = self._store.whole(case.id)
+        try:
+            document = complete(json.loads(found[0]), late) if found else None
+        except _DAMAGED:  # said in _open()
+            return late
+        if document is None:
+            return late
+        return replace(late, diagnosis=self._diagnosis.diagnose(document, late, case.killed_at.timestamp()))
 
     def _address(self, case: _Case, *, rename: bool) -> tuple[str | None, tuple[str, ...]]:
         """

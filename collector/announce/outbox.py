@@ -23,6 +23,8 @@ POD_EVENT = "pod_event"
 NODE_EVENT = "node_event"
 WEBHOOK = "webhook"
 ALERTMANAGER = "alertmanager"
+FORECAST_EVENT = "forecast_event"
+"""Has an outbox of its own: forecasts.py."""
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from collector import __version__
-from collector.announce.outbox import ALERTMANAGER, NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
+from collector.announce.outbox import ALERTMANAGER, FORECAST_EVENT, NODE_EVENT, POD_EVENT, WEBHOOK, StoreOutbox
 from collector.sinks.delivery import Delivery, Limits
 from collector.sinks.kube_event import concerns_node
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from collector.config import Config
     from collector.kube.client import KubeClient
-    from collector.sinks.delivery import RemoteSink
+    from collector.sinks.delivery import Outbox, RemoteSink
     from collector.state.store import Store
 
 
@@ -28,12 +28,14 @@ class Outlets:
         self._max_age = timedelta(seconds=config.event_max_age)
         self._deliveries: dict[str, Delivery] = {}
         self._session: aiohttp.ClientSession | None = None
-        if client is not None and config.events == "on":
+        self._limits = Limits()
+        """Of all Events together."""
+        self._client = client if config.events == "on" else None
+        if self._client is not None:
             from collector.sinks.kube_events import NodeEvents, PodEvents
 
-            limits = Limits()
-            self._add(PodEvents(client), limits)
-            self._add(NodeEvents(client), limits)
+            self._add(PodEvents(self._client), self._limits)
+            self._add(NodeEvents(self._client), self._limits)
         if config.webhook_url or config.alertmanager_url:
             self._add_posts(config)
         self._outbox.expire_abandoned(self.names, datetime.now(UTC) - self._max_age)
@@ -52,9 +54,18 @@ class Outlets:
             target = parse_target("--alertmanager-url", config.alertmanager_url)
             self._add(Alertmanager(session, target, resolve_after=config.alertmanager_resolve_after))
 
+    def carry(self, forecasts: Outbox) -> None:
+        """Before run()."""
+        if self._client is not None:
+            from collector.sinks.kube_events import ForecastEvents
+
+            sink = ForecastEvents(self._client)
+            self._deliveries[sink.name] = Delivery(sink, forecasts, max_age=self._max_age, limits=self._limits)
+
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._deliveries)
+        """Of all that may be carried."""
+        return tuple(dict.fromkeys((*self._deliveries, *((FORECAST_EVENT,) if self._client else ()))))
 
     def concerned(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The sinks that are to be told of this kill."""
@@ -64,7 +75,7 @@ class Outlets:
             WEBHOOK: True,
             ALERTMANAGER: True,
         }
-        return tuple(sink for sink in self._deliveries if reasons[sink])
+        return tuple(sink for sink in self._deliveries if reasons.get(sink))
 
     def wake(self) -> None:
         for delivery in self._deliveries.values():

@@ -267,6 +267,9 @@ class CgroupTree:
             return self._removed.get(path)
         return cgroup.memory.use()
 
+    def find(self, path: MemcgPath) -> Cgroup | None:
+        return self._counted.get(path)
+
     def limit_of(self, path: MemcgPath) -> int | None:
         """memory.max in bytes, as it is now or last was; None: there is none, or it is not known."""
         cgroup = self._counted.get(path)

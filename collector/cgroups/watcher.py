@@ -103,6 +103,13 @@ class CgroupWatcher:
         for counters in self._tree.read_counters(paths):
             self._on_counters(counters)
 
+    def sample(self, path: MemcgPath) -> None:
+        """One pod or container now, beside the passes."""
+        cgroup = self._tree.find(path)
+        reading = self._tree.sample(cgroup, bounds=True) if cgroup is not None and cgroup.is_sampled else None
+        if reading is not None:
+            self._on_sample(reading)
+
     async def run(self) -> None:
         """Until cancelled; there is nothing to do where the state is off."""
         if self._tree.problem is not None:

@@ -53,7 +53,24 @@ def _requests(client: KubeClient, config: Config) -> dict[str, Callable[[], Awai
             "Events": lambda: _create_event(client, node),
             "Events, repeated": lambda: _patch_event(client),
         }
+    if config.owner_details == "on":
+        requests |= {
+            "ReplicaSets": lambda: _get_none(client, "apps/v1", "replicasets"),
+            "ControllerRevisions": lambda: _get_none(client, "apps/v1", "controllerrevisions"),
+            "Jobs": lambda: _get_none(client, "batch/v1", "jobs"),
+        }
     return requests
+
+
+async def _get_none(client: KubeClient, api: str, resource: str) -> None:
+    """One that is not there: who may not get any is told that first."""
+    from collector.kube.client import ApiError
+
+    try:
+        await client.get(f"/apis/{api}/namespaces/default/{resource}/oom-collector.check")
+    except ApiError as error:
+        if error.status != 404 or not error.is_status:
+            raise
 
 
 async def _watch(client: KubeClient, params: dict[str, str]) -> None:

@@ -118,7 +118,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """Another container of the victim's pod, as last sampled before the kill."""
+    """A container of a pod, as last sampled before the kill."""
 
     name: str | None
     kind: ContainerKind | None
@@ -129,7 +129,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodUse:
-    """A pod of the node at the time of the kill. `request_bytes`: of all its containers; 0: it requests none."""
+    """
+    A pod of the node, as last sampled before the kill. `request_bytes`: of all its containers; 0: it requests none.
+
+    `containers`: None: the API has not told them.
+    """
 
     uid: str
     namespace: str | None
@@ -140,6 +144,7 @@ class PodUse:
     priority_class: str | None = None
     owner_kind: str | None = None
     owner_name: str | None = None
+    containers: tuple[Neighbour, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +152,18 @@ class NodeFacts:
     """
     The node at the time of a kill under node pressure.
 
-    `pods`: all that are known. `pod_of_pid`: rows of the task dump -> uid of their pod; a pid that is missing there is
-    not known to be any pod's; "" is the host's. `node_working_set_bytes`: of the root of the tree. `evictions`: pods
-    that the kubelet evicted for memory, `namespace/name` and seconds before (positive) or after the kill.
-    `eviction_threshold`: as text, with where it is known from. `memory_pressure_seconds`: how long before the kill the
-    node's condition MemoryPressure became true; None: not known, or not true.
+    `pods`: all that are known. `pod_of_pid`: rows of the task dump -> uid of their pod, "" for a host process; whose a
+    pid is that is missing there is not known. `evictions`: pods that the kubelet evicted for memory, `namespace/name`
+    and seconds before (positive) or after the kill. `eviction_threshold`: with where it is known from; None: nobody
+    looked for evictions. `memory_pressure_seconds`: how long before the kill the node's condition MemoryPressure became
+    true; None: not known, or not true. `allocatable_bytes`: the limit of all pods together.
     """
 
     pods: tuple[PodUse, ...] = ()
     pod_of_pid: Mapping[int, str] = field(default_factory=dict)
     evictions: tuple[tuple[str, float], ...] = ()
     eviction_threshold: str | None = None
+    eviction_threshold_bytes: int | None = None
     memory_pressure_seconds: float | None = None
     allocatable_bytes: int | None = None
 
@@ -168,6 +174,7 @@ class Former(NamedTuple):
     seconds_before: float
     cause: Cause
     revision: str | None
+    limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,14 +200,16 @@ class Facts:
     """
     All that is known of one kill. What is None or empty is not known, and nothing may be said that rests on it.
 
-    `memory`: of the cgroup whose limit was hit. `hints`: memory flags of the victim's process, see processes/hints.py;
-    None: never read. `memory_volumes`: the pod's emptyDirs in memory; None: not known. `spec_limit_bytes`: of the pod
-    spec, where it may differ from what was enforced. `oom_group`: memory.oom.group was at work. `former`: earlier
-    kills, the last first. `revisions`: the newest last.
+    `memory`: of the cgroup whose limit was hit; `memory_is_sampled`: not from the kernel's report, but as last sampled
+    before the kill. `page_size`: of the task dump; None: 4 KiB assumed. `hints`: memory flags of the victim's process,
+    see processes/hints.py; None: never read. `memory_volumes`: the pod's emptyDirs in memory; None: not known.
+    `spec_limit_bytes`: of the pod spec, where it may differ from what was enforced. `oom_group`: memory.oom.group was
+    at work. `former`: earlier kills, the last first. `revisions`: the newest last.
     """
 
     cause: Cause
     memory: MemoryUse | None = None
+    memory_is_sampled: bool = False
     node_memory: NodeMemory | None = None
     victim: Process
     also_killed: tuple[Process, ...] = ()
@@ -208,6 +217,7 @@ class Facts:
     oom_memcg: str | None = None
     task_memcg: str | None = None
     oom_group: bool = False
+    page_size: int | None = None
     oom_score_adj_rank: int | None = None
     pod: Pod | None = None
     container: Container | None = None
@@ -279,6 +289,7 @@ class Action(StrEnum):
     SET_NODE_RESERVATION = "set_node_reservation"
     SET_EVICTION_THRESHOLD = "set_eviction_threshold"
     SET_REQUESTS_OF_OTHERS = "set_requests_of_others"
+    WIDEN_NUMA = "widen_numa"
     CHANGE_NESTED_LIMIT = "change_nested_limit"
     OBSERVE = "observe"
 

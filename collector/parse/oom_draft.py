@@ -84,6 +84,7 @@ class Draft:
         "killed_comms",
         "kills",
         "last_at",
+        "node_stat",
         "stat",
         "summary",
         "summary_line",
@@ -100,6 +101,7 @@ class Draft:
         self.usage: dict[str, Usage] = {}
         self.stat: Stat | None = None
         self.totals: dict[str, int] = {}
+        self.node_stat: dict[str, int] = {}
         self.dump: Dump | None = None
         self.summary_line: DecisiveLine | None = None
         self.summary: Summary | None = None
@@ -328,7 +330,7 @@ class Draft:
 
     def _evidence(self) -> tuple[Evidence, ...]:
         evidence = []
-        if self.has_header or self.usage or self.stat or self.dump or self.totals:
+        if self.has_header or self.usage or self.stat or self.dump or self.totals or self.node_stat:
             evidence.append(Evidence.REPORT)
         if self.summary_line is not None:
             evidence.append(Evidence.SUMMARY_LINE)
@@ -355,13 +357,14 @@ class Draft:
         )
 
     def _node_memory(self, page_size: int) -> NodeMemory | None:
-        if not self.totals:
+        if not self.totals and not self.node_stat:
             return None
         ram, reserved = self.totals.get("RAM_pages"), self.totals.get("reserved_pages")
         return NodeMemory(
             ram_bytes=None if ram is None or reserved is None else (ram - reserved) * page_size,
             swap_bytes=self.totals.get("Total_swap_bytes"),
             free_swap_bytes=self.totals.get("Free_swap_bytes"),
+            stat={name: pages * page_size for name, pages in self.node_stat.items()},
         )
 
     def _missing(self, kill: Kill | None) -> tuple[str, ...]:

@@ -75,6 +75,16 @@ class NodeTotal(NamedTuple):
     value: int
 
 
+class NodeStat(NamedTuple):
+    """
+    `active_anon:1429 inactive_anon:482033 isolated_anon:0` and what follows it under `Mem-Info:`, in pages.
+
+    One record of six or seven lines, which a text log has one by one.
+    """
+
+    pages: dict[str, int]
+
+
 class DumpHeader(NamedTuple):
     """`[  pid  ]   uid  tgid total_vm      rss ... name`: the columns behind the pid, as named there."""
 
@@ -128,6 +138,7 @@ OomLine = (
     | StatEntry
     | StatLines
     | NodeTotal
+    | NodeStat
     | DumpHeader
     | DumpRow
     | SummaryStart
@@ -156,6 +167,11 @@ _STAT_BLOCK = re.compile(r"Memory cgroup stats for ([^:]*(?::[^:]*)*?):(?=\s+\w+
 _STAT_V1 = re.compile(r"\b(\w{1,64}):(\d{1,20})KB")
 _STAT_V2 = re.compile(r"^(\w{1,64}) (\d{1,20})$", re.MULTILINE)
 _PAGES = re.compile(r"(\d{1,20}) pages (RAM|reserved)\s*$")
+# The first words of these lines, from 2.6.32 to 7.2.
+_NODE_STAT = re.compile(
+    r"\s*(?:active_anon|active_file|unevictable|slab_reclaimable|mapped|sec_pagetables|kernel_misc_reclaimable|free):\d"
+)
+_NODE_STAT_ENTRY = re.compile(r"(?<!\S)([a-z_]{1,64}):(\d{1,20})(?!\S)")
 _SWAP = re.compile(r"(Total|Free) swap\s+= (\d{1,20})kB")
 _DUMP_HEADER = re.compile(r"\[\s*pid\s*\] ", re.IGNORECASE)
 # The fewest numbers that any layout has: uid tgid total_vm rss cpu oom_adj.
@@ -181,7 +197,9 @@ def parse_oom_line(text: str) -> OomLine | None:
         if " invoked oom-killer:" in text:
             return _parse_header(text)
         # No call: twenty frames of a report are no line of ours.
-        return OomFrame() if "oom_kill_process" in text or "out_of_memory" in text or "dump_header" in text else None
+        if "oom_kill_process" in text or "out_of_memory" in text or "dump_header" in text:
+            return OomFrame()
+        return _parse_node_stat(text) if ":" in text else None
     word, _, rest = text.partition(" ")
     parse = _BY_FIRST_WORD.get(word)
     if parse is not None:
@@ -194,7 +212,9 @@ def parse_oom_line(text: str) -> OomLine | None:
         return _parse_stat(text, word, rest)
     if " invoked oom-killer:" in text:
         return _parse_header(text)
-    return _parse_pages(text) if first.isdigit() else None
+    if first.isdigit():
+        return _parse_pages(text)
+    return _parse_node_stat(text) if ":" in word else None
 
 
 def is_dump_header(text: str) -> bool:
@@ -265,6 +285,12 @@ def _parse_stat(text: str, name: str, value: str) -> OomLine | None:
 def _parse_pages(text: str) -> NodeTotal | None:
     match = _PAGES.match(text)
     return None if match is None else NodeTotal(f"{match[2]}_pages", int(match[1]))
+
+
+def _parse_node_stat(text: str) -> NodeStat | None:
+    if _NODE_STAT.match(text) is None:
+        return None
+    return NodeStat({name: int(pages) for name, pages in _NODE_STAT_ENTRY.findall(text)})
 
 
 def _parse_swap(text: str) -> NodeTotal | None:

@@ -29,6 +29,7 @@ from collector.parse.oom_lines import (
     GroupKill,
     Header,
     Kill,
+    NodeStat,
     NodeTotal,
     NoKill,
     OomFrame,
@@ -246,6 +247,8 @@ class _Lane:
                 pass  # only in the statistics of a report are two words a statistic: see take_body()
             case NodeTotal():
                 self._take_total(line)
+            case NodeStat():
+                self._take_node_stat(line)
             case DumpRow():
                 self._begin_dump(Dump(None, [line.text]), arrival)
             case NoKill():
@@ -317,6 +320,11 @@ class _Lane:
         draft = next((draft for draft in reversed(self.undecided) if line.name not in draft.totals), None)
         if draft is not None:
             draft.totals[line.name] = line.value
+
+    def _take_node_stat(self, line: NodeStat) -> None:
+        draft = next((draft for draft in reversed(self.undecided) if not draft.node_stat.keys() & line.pages), None)
+        if draft is not None:
+            draft.node_stat.update(line.pages)
 
     def _take_cpu(self, line: CpuLine, at: float | None) -> None:
         self.cpu, self.cpu_at = line, at
@@ -481,4 +489,4 @@ def _append(reports: list[OomReport], report: OomReport | None) -> None:
 
 
 # These add to a report; alone they are any log's everyday lines.
-_NEVER_FIRST = (StatEntry, StatLines, NodeTotal, NoKill, OomFrame)
+_NEVER_FIRST = (StatEntry, StatLines, NodeTotal, NodeStat, NoKill, OomFrame)

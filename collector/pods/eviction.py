@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from collector.pods.record import parse_quantity
+
 if TYPE_CHECKING:
     from collector.pods.record import PodRecord
 
@@ -26,8 +28,11 @@ class Resource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eviction:
+    """`threshold_bytes`: of available memory, which was crossed."""
+
     resource: Resource
     at: datetime | None
+    threshold_bytes: int | None = None
 
 
 def eviction(pod: PodRecord) -> Eviction | None:
@@ -38,7 +43,11 @@ def eviction(pod: PodRecord) -> Eviction | None:
     message = pod.message or ""
     if not is_evicted(pod) or "The node had condition: " in message:
         return None
-    return Eviction(resource=_resource(message, pod.memory_volumes), at=pod.disrupted_at)
+    resource = _resource(message, pod.memory_volumes)
+    low = _LOW.match(message) if resource is Resource.MEMORY else None
+    return Eviction(
+        resource=resource, at=pod.disrupted_at, threshold_bytes=parse_quantity(low["threshold"]) if low else None
+    )
 
 
 def is_evicted(pod: PodRecord) -> bool:
@@ -46,7 +55,9 @@ def is_evicted(pod: PodRecord) -> bool:
 
 
 # The node was low on resource: memory. Threshold quantity: 100Mi, available: 88Mi. Container app was using 1Gi, ...
-_LOW = re.compile(r"The node was low on resource: ([a-z-]+)\.")
+_LOW = re.compile(
+    r"The node was low on resource: (?P<resource>[a-z-]+)\.(?: Threshold quantity: (?P<threshold>[0-9][^\s,]*),)?"
+)
 # Usage of EmptyDir volume "cache" exceeds the limit "1Gi".
 _VOLUME = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit ')
 # Container app exceeded its local ephemeral storage limit "1Gi".
@@ -57,7 +68,7 @@ _STORAGE = re.compile(r"Container \S+ exceeded its local ephemeral storage limit
 def _resource(message: str, memory_volumes: tuple[str, ...]) -> Resource:
     low = _LOW.match(message)
     if low is not None:
-        return _RESOURCES.get(low[1], Resource.OTHER)
+        return _RESOURCES.get(low["resource"], Resource.OTHER)
     volume = _VOLUME.match(message)
     if volume is not None:
         return Resource.MEMORY if volume[1] in memory_volumes else Resource.EPHEMERAL_STORAGE

@@ -61,6 +61,10 @@ class PodIndex:
     def live(self) -> Iterator[PodRecord]:
         return (entry.pod for entry in self._entries.values() if entry.deleted_at is None)
 
+    def known(self) -> Iterator[PodRecord]:
+        """Those deleted a while ago too."""
+        return (entry.pod for entry in self._entries.values())
+
     # What is learned
 
     def put(self, pod: PodRecord, at: float) -> None:

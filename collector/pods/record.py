@@ -49,14 +49,18 @@ class PodContainer:
     A container of the spec with its current instance.
 
     `id`: of the current instance, which may have ended. Limit and request: those in force, which differ from the spec's
-    while a resize is under way. `restart_policy` as it works for this container; None: it depends on the exit code.
+    while a resize is under way. `image_digest`: its beginning, `sha256:0123456789ab`; None: of an image that came from
+    no registry. `restart_policy` as it works for this container; None: it depends on the exit code.
     """
 
     name: str
     kind: ContainerKind
     image: str | None
+    image_digest: str | None
     limit_bytes: int | None
     request_bytes: int | None
+    declared_limit_bytes: int | None
+    """In the spec: what a resize under way is to come to."""
     restart_policy: RestartPolicy | None
     id: ContainerId | None
     restart_count: int | None
@@ -71,7 +75,7 @@ class PodContainer:
 class PodRecord:
     """
     `uid` is the one in cgroup paths and log folders: a static pod's is the hash of its manifest, while the API knows
-    its mirror by another, `api_uid`. `limit_bytes`: of pod-level resources, not the sum of the containers'.
+    its mirror by another, `api_uid`. `limit_bytes`, `request_bytes`: of pod-level resources, not the containers' sums.
     """
 
     uid: PodUid
@@ -93,6 +97,7 @@ class PodRecord:
     """Reason of the condition DisruptionTarget: TerminationByKubelet, PreemptionByScheduler, ..."""
     disrupted_at: datetime | None
     limit_bytes: int | None
+    request_bytes: int | None
     memory_volumes: tuple[str, ...]
     """Names of the volumes that are emptyDirs in memory."""
     containers: tuple[PodContainer, ...]
@@ -140,6 +145,7 @@ def parse_pod(document: Mapping[str, object]) -> PodRecord:
         disruption=_shared(disruption.get("reason")),
         disrupted_at=_time(disruption.get("lastTransitionTime")),
         limit_bytes=_memory("limits", status, spec) or None,
+        request_bytes=_memory("requests", status, spec),
         memory_volumes=_memory_volumes(spec),
         containers=tuple(islice(_containers(spec, status), MAX_CONTAINERS)),
     )
@@ -236,8 +242,10 @@ def _container(
         name=name,
         kind=kind,
         image=_shared(spec.get("image")),
+        image_digest=_digest(status.get("imageID")),
         limit_bytes=_memory("limits", status, spec) or None,  # 0 is the kubelet's word for none
         request_bytes=_memory("requests", status, spec),
+        declared_limit_bytes=_memory("limits", spec) or None,
         restart_policy=_restart_policy(kind, spec, pod_policy),
         id=_container_id(status.get("containerID")),
         restart_count=_number(status.get("restartCount")),
@@ -275,8 +283,9 @@ def _termination(value: object) -> Termination | None:
     )
 
 
-def _memory(what: str, status: Mapping[str, object], spec: Mapping[str, object]) -> int | None:
-    for source in (status, spec):
+def _memory(what: str, *sources: Mapping[str, object]) -> int | None:
+    """As the first of these tells that has it."""
+    for source in sources:
         size = parse_quantity(_mapping(_mapping(source.get("resources")).get(what)).get("memory"))
         if size is not None:
             return size
@@ -303,6 +312,15 @@ def _container_id(value: object) -> ContainerId | None:
     """`containerd://0d1f...` -> `0d1f...`"""
     text = _text(value)
     return ContainerId(text.rpartition("://")[2]) or None if text else None
+
+
+def _digest(value: object) -> str | None:
+    """`docker.io/library/app@sha256:0d1f...` -> `sha256:0d1f...`, shortened: what tells two images apart is enough."""
+    match = _DIGEST.search(_text(value) or "")
+    return sys.intern(match[1]) if match else None
+
+
+_DIGEST = re.compile(r"@(sha256:[0-9a-f]{12})[0-9a-f]{52}\Z", re.ASCII)
 
 
 def _version(value: object) -> int | None:

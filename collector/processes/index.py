@@ -114,7 +114,8 @@ class ProcessIndex:
         hints: tuple[str, ...] = ()
         if known is not None:
             if known.start_ticks == sight.start_ticks:
-                hints = known.image.hints
+                # Of another comm, it has called exec since: what was found belongs to the program before.
+                hints = known.image.hints if known.image.comm == sight.comm else ()
             elif known.start_ticks is not None:
                 self._bury(pid, known, sight.born)
         # Interned: one string for all processes of a container.

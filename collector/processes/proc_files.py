@@ -5,8 +5,8 @@ What /proc tells of one process. It may be gone at any moment: then the answer i
     status   NSpid:\t845\t1                     its pid in each pid namespace, from the reader's inwards
     cgroup   0::/kubepods.slice/... (deleted)   from the root of the reader's cgroup namespace: /../../ leads out of it
 
-Of these three none waits for the process. cmdline and environ do: they take its mmap_lock, which a process that
-reclaims memory at its limit may hold for seconds. Nobody who must answer may read them.
+Of these three none waits for the process. cmdline and environ do, and exe where it leads: they take its mmap_lock,
+which a process that reclaims memory at its limit may hold for seconds. Nobody who must answer may read them.
 
 Sources: fs/proc/array.c, kernel/cgroup/cgroup.c (proc_cgroup_show), fs/kernfs/dir.c (kernfs_path_from_node), proc(5).
 """
@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 from collector.model import MemcgPath
-from collector.processes.hints import memory_hints
+from collector.processes.hints import HEAD_BYTES, memory_hints
 from collector.processes.index import Sight
 
 if TYPE_CHECKING:
@@ -75,12 +75,15 @@ class ProcessFiles:
 
     def hints(self) -> tuple[str, ...]:
         """What may be kept of its command line and environment. Waits for the process: see above."""
-        return memory_hints(self._read_or_empty("cmdline"), self._read_or_empty("environ"))
+        cmdline, environ = self._read_or_empty("cmdline"), self._read_or_empty("environ")
+        # An empty environment is rare, and how it looks before the process has got one.
+        complete = bool(environ) and max(len(cmdline), len(environ)) < _MAX_COMMAND_BYTES
+        return memory_hints(cmdline, environ, head=self._read_or_empty("exe", HEAD_BYTES), complete=complete)
 
-    def _read_or_empty(self, name: str) -> bytes:
+    def _read_or_empty(self, name: str, limit: int = _MAX_COMMAND_BYTES) -> bytes:
         try:
-            return self._read(name, limit=_MAX_COMMAND_BYTES)
-        except OSError:  # gone; or not ours to read: environ needs CAP_SYS_PTRACE
+            return self._read(name, limit=limit)
+        except OSError:  # gone; or not ours to read: environ and exe need CAP_SYS_PTRACE
             return b""
 
     def _read(self, name: str, limit: int = _MAX_FILE_BYTES) -> bytes:

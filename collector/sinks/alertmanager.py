@@ -13,9 +13,10 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from collector.model import NODE_PRESSURE
 from collector.sinks.http_post import post
 from collector.sinks.kube_event import micro_time
-from collector.sinks.words import NODE_PRESSURE, cause_of, help_line, numbers, part, text, verdict
+from collector.sinks.words import cause_of, help_line, numbers, part, text, verdict
 from collector.text import printable
 
 if TYPE_CHECKING:

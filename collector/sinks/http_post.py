@@ -51,7 +51,7 @@ async def post(session: aiohttp.ClientSession, target: URL, body: bytes, headers
             status, retry_after = answer.status, answer.headers.get("Retry-After", "")
     # RuntimeError: on a node without a pid to spare, the resolver cannot start its thread.
     except (aiohttp.ClientError, OSError, RuntimeError) as error:
-        raise UnavailableError(f"{place}: {_why(error)}") from error
+        raise UnavailableError(f"{place}: {why(error)}") from error
     if 200 <= status < 300:
         return
     if status >= 500 or status in _LATER:
@@ -59,7 +59,8 @@ async def post(session: aiohttp.ClientSession, target: URL, body: bytes, headers
     raise RefusedError(str(status), f"{place} does not take it" + (" but redirects" if status < 400 else ""))
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Of aiohttp, without the address that its texts may hold."""
     match error:
         case TimeoutError():
             return "no answer in time"

@@ -15,9 +15,9 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from collector.model import Cause, ContainerKind
+from collector.model import NODE_PRESSURE, Cause, ContainerKind
 from collector.sinks import words
-from collector.sinks.words import NODE_PRESSURE, Document, cause_of, part
+from collector.sinks.words import Document, cause_of, part
 from collector.text import printable
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def pod_event(letter: Letter) -> Event:
     """Raises KeyError unless concerns_pod()."""
     namespace, name = _pod_path(letter.document)
     event = _event(letter, namespace=namespace, about=name)
-    event["regarding"] = _pod(letter) | _field_path(part(letter.document, "container"))
+    event["regarding"] = pod_reference(letter) | field_path(part(letter.document, "container"))
     node = words.text(letter.document, "node")
     if node is not None:
-        event["related"] = _node(node)
+        event["related"] = node_reference(node)
     return event
 
 
@@ -78,9 +78,9 @@ def node_event(letter: Letter, node_uid: str) -> Event:
     """Raises KeyError unless concerns_node()."""
     node = str(letter.document["node"])
     event = _event(letter, namespace=NODE_EVENTS_NAMESPACE, about=node)
-    event["regarding"] = _node(node, node_uid)
+    event["regarding"] = node_reference(node, node_uid)
     if concerns_pod(letter.document):
-        event["related"] = _pod(letter)
+        event["related"] = pod_reference(letter)
     return event
 
 
@@ -108,8 +108,7 @@ def reason(document: Document) -> str:
 
 
 def note(document: Document) -> str:
-    parts = (words.verdict(document), words.numbers(document), words.help_line(document), _EVIDENCE)
-    return words.cut(" ".join(filter(None, parts)), NOTE_BYTES)
+    return words.brief(document, NOTE_BYTES, last=_EVIDENCE)
 
 
 def event_name(about: str, key: str) -> str:
@@ -137,7 +136,7 @@ def _event(letter: Letter, *, namespace: str, about: str) -> Event:
         "reason": reason(document),
         "action": "Killed",
         "reportingController": CONTROLLER,
-        "reportingInstance": _instance(words.text(document, "node")),
+        "reportingInstance": instance(words.text(document, "node")),
         "note": note(document),
     }
     if letter.count > 1:
@@ -149,7 +148,7 @@ def _series(letter: Letter) -> Event:
     return {"count": letter.count, "lastObservedTime": micro_time(letter.last_at)}
 
 
-def _instance(node: str | None) -> str:
+def instance(node: str | None) -> str:
     return CONTROLLER if node is None else words.cut(f"{CONTROLLER}-{node}", INSTANCE_BYTES)
 
 
@@ -158,7 +157,7 @@ def _pod_path(document: Document) -> tuple[str, str]:
     return str(pod["namespace"]), str(pod["name"])
 
 
-def _pod(letter: Letter) -> Event:
+def pod_reference(letter: Letter) -> Event:
     namespace, name = _pod_path(letter.document)
     reference: Event = {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name}
     # A mirror pod's uid in the API is not the one in cgroups, and not the one that kubectl looks for either.
@@ -166,12 +165,12 @@ def _pod(letter: Letter) -> Event:
     return reference if uid is None else reference | {"uid": uid}
 
 
-def _node(name: str, uid: str | None = None) -> Event:
+def node_reference(name: str, uid: str | None = None) -> Event:
     reference: Event = {"apiVersion": "v1", "kind": "Node", "name": name}
     return reference if uid is None else reference | {"uid": uid}
 
 
-def _field_path(container: Document) -> Event:
+def field_path(container: Document) -> Event:
     """Only where the kind is known: the kubelet's log folders do not tell it."""
     name, kind = words.text(container, "name"), words.text(container, "kind")
     field = _FIELDS.get(kind or "")
@@ -201,6 +200,7 @@ _ANNOTATED = {
     "container-limit-bytes": ("container", "limit_bytes"),
     "container-request-bytes": ("container", "request_bytes"),
     "fate": ("fate",),
+    "pattern": ("diagnosis", "pattern"),
 }
 
 
@@ -208,6 +208,12 @@ def _annotations(document: Document) -> dict[str, str | None]:
     """All of them, in their order; None: not known."""
     annotations = {name: _annotation(document, path) for name, path in _ANNOTATED.items()}
     others = document.get("also_killed")
+    # A note is never changed, the annotations are: what is advised now is here.
+    advice = words.first_advice(document)
+    annotations["advice"] = _annotation(advice, ("text",))
+    command = words.text(advice, "command")
+    # Half a command is not to be pasted.
+    annotations["command"] = command if command and _bounded(command) == command else None
     annotations["processes"] = str(1 + len(others)) if isinstance(others, list) else None
     return {f"{CONTROLLER}/{name}": value for name, value in annotations.items()}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from collector.kube.access import AccessError
 from collector.kube.client import ApiError, ApiUnreachable
 from collector.sinks.delivery import RefusedError, UnavailableError
+from collector.sinks.forecast_event import forecast_event
 from collector.sinks.kube_event import (
     NODE_EVENTS_NAMESPACE,
     Event,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 POD_EVENT = "pod_event"
 NODE_EVENT = "node_event"
+FORECAST_EVENT = "forecast_event"
 
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _NODE_UID_SECONDS = 3600.0
@@ -114,6 +116,28 @@ class NodeEvents:
         return text(part(answer, "metadata"), "uid") or node
 
 
+class ForecastEvents:
+    """Events on pods that are about to reach a limit."""
+
+    name = FORECAST_EVENT
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def object_of(self, letter: Letter) -> str:
+        return letter.event_uid or letter.key
+
+    async def send(self, letter: Letter) -> None:
+        pod = part(letter.document, "pod")
+        namespace = str(pod["namespace"])
+        _check_names(namespace, str(pod["name"]))
+        try:
+            # Where it is there already, this was sent before.
+            await _created(self._client, events_path(namespace), forecast_event(letter))
+        except ApiError as error:
+            raise _refused(error) from error
+
+
 def events_path(namespace: str) -> str:
     return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 
@@ -124,8 +148,7 @@ async def _tell(client: Client, letter: Letter, namespace: str, about: str, even
 
     Raises RefusedError and UnavailableError.
     """
-    if not (_DNS_SUBDOMAIN.fullmatch(namespace) and _DNS_SUBDOMAIN.fullmatch(about)):
-        raise RefusedError("name", f"{namespace!r} and {about!r} are no names of objects")
+    _check_names(namespace, about)
     events = events_path(namespace)
     path = f"{events}/{event_name(about, letter.key)}"
     try:
@@ -136,6 +159,11 @@ async def _tell(client: Client, letter: Letter, namespace: str, about: str, even
             await _joined(client, path, letter)
     except ApiError as error:
         raise _refused(error) from error
+
+
+def _check_names(namespace: str, about: str) -> None:
+    if not (_DNS_SUBDOMAIN.fullmatch(namespace) and _DNS_SUBDOMAIN.fullmatch(about)):
+        raise RefusedError("name", f"{namespace!r} and {about!r} are no names of objects")
 
 
 async def _patched(client: Client, path: str, patch: Event) -> Event | None:

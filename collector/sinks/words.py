@@ -11,10 +11,8 @@ from collector.units import human_bytes
 Document = Mapping[str, object]
 """`oom-kill/1`, as json.loads gives it. Older versions wrote some of them: a part that is missing is not known."""
 
-NODE_PRESSURE = frozenset({Cause.NODE, Cause.NODE_ALLOCATABLE, Cause.NODE_NUMA, Cause.QOS_LIMIT})
-
-# No verdict of why memory was used: only the history can tell. Under node pressure the victim's limit was not hit, and
-# a higher one would make it worse.
+# Where a diagnosis advises nothing. Under node pressure the victim's limit was not hit, and a higher one would make it
+# worse.
 _HELP = {
     Cause.CONTAINER_LIMIT: "See how its use grew before raising the limit: a leak outgrows any.",
     Cause.NESTED_LIMIT: "The workload set this limit for itself, below the container's: change it there.",
@@ -38,6 +36,65 @@ def verdict(document: Document) -> str:
 
 
 def help_line(document: Document) -> str:
+    """Why it came to this, the first advice and its command, as far as there is a diagnosis."""
+    return " ".join(filter(None, (_why(document), _advice(document), _command(document))))
+
+
+def brief(document: Document, limit_bytes: int, *, last: str) -> str:
+    """
+    Verdict, numbers, why, advice, command and `last`, as much of it as the limit allows.
+
+    What helps least goes first; only names and advice that fill it alone are cut.
+    """
+    sizes, why, advice, command = _numbers(document), _why(document), _advice(document), _command(document)
+    for parts in (
+        (*sizes, why, advice, command, last),
+        (*sizes, why, advice, command),
+        (*sizes[:1], why, advice, command),
+        (*sizes[:1], advice, command),
+    ):
+        told = " ".join(filter(None, (verdict(document), *parts)))
+        if len(told.encode("utf-8", "replace")) <= limit_bytes:
+            return told
+    return cut(" ".join(filter(None, (verdict(document), *sizes[:1], advice))), limit_bytes)
+
+
+def _advice(document: Document) -> str:
+    told = text(first_advice(document), "text")
+    return _help_by_cause(document) if told is None else f"Advice: {_as_sentence(told)}"
+
+
+def _command(document: Document) -> str:
+    command = text(first_advice(document), "command")
+    return "" if command is None else f"Run: {printable(command)}"
+
+
+def first_advice(document: Document) -> Document:
+    """Empty where there is none."""
+    return _first(part(document, "diagnosis").get("advice"))
+
+
+def _first(items: object) -> Document:
+    first = items[0] if isinstance(items, list) and items else None
+    return first if isinstance(first, Mapping) else {}
+
+
+def _why(document: Document) -> str:
+    """`Leak: its anon grew by 8 MiB/h, ...` or what explains most; "": not known."""
+    diagnosis = part(document, "diagnosis")
+    pattern, reasons = text(diagnosis, "pattern"), diagnosis.get("reasons")
+    # Of node pressure the verdict says it already.
+    if pattern not in (None, "unknown", "node_pressure") and isinstance(reasons, list) and reasons:
+        return _as_sentence(f"{str(pattern).capitalize().replace('_', ' ')}: {reasons[0]}")
+    return _as_sentence(text(_first(diagnosis.get("findings")), "text") or "")
+
+
+def _as_sentence(words: str) -> str:
+    """printable() as all that may hold a name; with its full stop."""
+    return printable(words if not words or words.endswith((".", "!", "?")) else f"{words}.")
+
+
+def _help_by_cause(document: Document) -> str:
     cause = cause_of(document)
     if cause in _LIMITS_OF_PODS and _share_of_shmem(document) >= 0.5:
         return "Files in memory-backed volumes, /dev/shm and tmpfs count towards the limit: bound them (sizeLimit)."
@@ -53,6 +110,11 @@ _AT_THE_POD = "(at the pod's cgroup)"
 
 def numbers(document: Document) -> str:
     """`Limited cgroup: usage 512 MiB, limit 512 MiB. Victim: ...`; "" where none is known."""
+    return " ".join(_numbers(document))
+
+
+def _numbers(document: Document) -> list[str]:
+    """Sentences, the most telling first."""
     memory, container, victim = part(document, "memory"), part(document, "container"), part(document, "victim")
     shmem = _sizes(part(memory, "stat"), {"shmem": "of it shmem"}) if _share_of_shmem(document) >= 0.25 else []
     sentences = (
@@ -60,7 +122,7 @@ def numbers(document: Document) -> str:
         _sentence("Victim", [*_sizes(victim, _VICTIM), *_score(victim)]),
         _sentence("Container", _sizes(container, {"limit_bytes": "limit", "request_bytes": "request"})),
     )
-    return " ".join(filter(None, sentences))
+    return [sentence for sentence in sentences if sentence]
 
 
 _MEMORY = {"usage_bytes": "usage", "limit_bytes": "limit", "swap_usage_bytes": "swap"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from collector.diagnosis.rollout import RevisionSeen
     from collector.ledger import Baseline
     from collector.model import Incident, MemcgPath
     from collector.reconcile import FromCounters
@@ -55,11 +56,30 @@ class KillSeries(NamedTuple):
 
 
 class KillCount(NamedTuple):
-    """`since`: the first of them was counted, `last_at`: the last one happened; times of Unix."""
+    """
+    `since`: the first of them was counted, `last_at`: the last one happened; times of Unix. `last_id`: its incident's;
+    None: an earlier version counted it. `shown`: how many of them a scrape has told.
+    """
 
     kills: int
     since: float
     last_at: float
+    last_id: str | None = None
+    shown: int = 0
+
+
+class LastKill(NamedTuple):
+    """The last incident of a cause. `at`: time of Unix."""
+
+    id: str
+    at: float
+
+
+class Shown(NamedTuple):
+    """What a scrape has told: of the node's kills and killed processes, and of kills by container."""
+
+    counters: Mapping[CounterKey, int]
+    kills: Mapping[KillSeries, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +124,8 @@ class Later:
     `late`: late.to_json(). `named`: namespace and name of its pod are among it. `event_key`: kills with the same make
     one Event; None: as before. `release`: from now on it is told, on stdout and to these sinks; None: not yet, or as
     before. `closed`: nothing more will come. `expired`: these sinks are not told any more. `container`: whose kill it
-    is counted as from now on, and no other's later; None: not decided yet, or no container's.
+    is counted as from now on, and no other's later; None: not decided yet, or no container's. `workload`:
+    late.workload_of().
     """
 
     id: str
@@ -115,6 +136,7 @@ class Later:
     closed: bool
     expired: tuple[str, ...] = ()
     container: ContainerName | None = None
+    workload: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +149,7 @@ class Batch:
     which the counters have. `histories`: what the history of a cgroup is restored from, None: it is over.
     `delivered`: sink and id, off the outbox. `evictions`: pod uid and resource, each counted once.
     `userspace_cursor`: where reading of userspace killers goes on. `series_ended`: containers whose kills are no longer
-    counted by name.
+    counted by name. `revisions`: what workloads show now. `forecasts`: keys of those that were told.
     """
 
     at: datetime
@@ -145,6 +167,8 @@ class Batch:
     evictions: Sequence[tuple[str, str]] = ()
     userspace_cursor: str | None = None
     series_ended: Sequence[ContainerName] = ()
+    revisions: Sequence[RevisionSeen] = ()
+    forecasts: Sequence[str] = ()
 
 
 class Case(NamedTuple):

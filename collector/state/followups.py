@@ -29,8 +29,9 @@ class FollowUps:
     def keep(self, later: Later) -> Counter[CounterKey]:
         """What the counters gain."""
         self._db.execute(
-            "UPDATE incidents SET late = ?, named = ?, event_key = coalesce(?, event_key), pending = ? WHERE id = ?",
-            (later.late, later.named, later.event_key, not later.closed, later.id),
+            "UPDATE incidents SET late = ?, named = ?, event_key = coalesce(?, event_key), pending = ?,"
+            " workload = coalesce(?, workload) WHERE id = ?",
+            (later.late, later.named, later.event_key, not later.closed, later.workload, later.id),
         )
         if later.release is not None:
             self._address(later.id, later.release)

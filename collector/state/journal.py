@@ -25,12 +25,16 @@ from collector.state.batch import (
     Batch,
     CounterKey,
     Entry,
+    LastKill,
     Position,
     Retention,
+    Shown,
 )
 from collector.state.container_kills import ContainerKills
 from collector.state.followups import FollowUps
 from collector.state.schema import SCHEMA_VERSION, VERSIONS
+from collector.state.shown import NEWS, ShownCounters
+from collector.state.workloads import Workloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,13 +42,13 @@ if TYPE_CHECKING:
     from collector.model import MemcgPath
 
 _OF_ONE_BOOT = ("cgroups", "from_counters", "histories")
-_BESIDE_INCIDENTS = ("aliases", "outbox", "evictions")
+_BESIDE_INCIDENTS = ("aliases", "outbox", "evictions", "forecasts")
 
 MAX_EVICTIONS = 10_000
 DOCUMENTS = "SELECT id, document, late FROM incidents JOIN documents USING (id) ORDER BY seq DESC"
 _COLUMNS = (
     *("id", "boot_id", "journalled_at", "killed_at", "cause", "counted_processes", "evidence", "kills", "settled"),
-    *("printed", "released", "named", "pending", "late", "event_key", "sinks", "placed"),
+    *("printed", "released", "named", "pending", "late", "event_key", "sinks", "placed", "workload"),
 )
 _INSERT = f"INSERT INTO incidents ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
 _UNTOLD = "SELECT id FROM incidents WHERE printed = 0 OR pending = 1 UNION SELECT id FROM outbox"
@@ -79,15 +83,19 @@ class Journal:
         """Raises UnusableError, or sqlite3.Error where the disk or our rights are the cause."""
         self._db = connection
         self.followups = FollowUps(connection)
+        self.workloads = Workloads(connection)
         self._containers = ContainerKills(connection)
+        self._shown = ShownCounters(connection)
         self._boot_id = boot_id
         self._opened_at = at
         try:
             self._prepare(at)
-            self.counters: Counter[CounterKey] = Counter(
-                {(name, label): value for name, label, value in self._db.execute("SELECT * FROM counters")}
-            )
-            self.container_kills = self._containers.read()
+            counters = self._db.execute("SELECT name, label, value FROM counters")
+            self.counters: Counter[CounterKey] = Counter({(name, label): value for name, label, value in counters})
+            recent = self._causes_since(at - NEWS)
+            self._shown.read(recent)
+            self.container_kills = self._containers.read(recent)
+            self.last_kills = self._last_kills()
             meta = dict(self._db.execute("SELECT key, value FROM meta"))
             self.first_start = datetime.fromisoformat(meta["first_start"])
             self.read_all: bool = meta["read_all"] == "1"
@@ -137,6 +145,17 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
+    def _causes_since(self, at: datetime) -> set[str]:
+        rows = self._db.execute("SELECT DISTINCT cause FROM incidents WHERE journalled_at >= ?", (at.timestamp(),))
+        return {cause for (cause,) in rows}
+
+    def _last_kills(self) -> dict[str, LastKill]:
+        rows = self._db.execute(
+            # SQLite takes the bare column from the row that has the maximum.
+            "SELECT cause, id, max(killed_at) FROM incidents WHERE counted_processes IS NOT NULL GROUP BY cause"
+        )
+        return {cause: LastKill(identity, at) for cause, identity, at in rows}
+
     def position(self) -> Position | None:
         row = self._db.execute("SELECT source, boot_id, position FROM cursor").fetchone()
         return None if row is None else Position(source=row[0], boot_id=row[1], position=row[2])
@@ -170,6 +189,7 @@ class Journal:
                 moved.update(self.followups.keep(later))
             placed, dropped = self._containers.count(batch.later, self.container_kills, batch.at.timestamp())
             self._containers.end(batch.series_ended)
+            self.workloads.keep(batch.revisions, batch.forecasts, batch.at.timestamp())
             if dropped:
                 moved[SERIES_DROPPED, ""] += dropped
             self._db.executemany("DELETE FROM outbox WHERE sink = ? AND id = ?", batch.delivered)
@@ -192,6 +212,7 @@ class Journal:
         self.read_all = self.read_all or batch.read_all
         if batch.baselines is not None:
             self._counters_boot = self._boot_id
+        self._note_last(batch, counted)
         return Applied(counted=tuple(counted), late=late)
 
     def _take(self, entry: Entry, at: datetime, counted: list[str]) -> dict[CounterKey, int]:
@@ -248,15 +269,41 @@ class Journal:
             "event_key": None,
             "sinks": "",
             "placed": False,
+            "workload": None,
         }
         self._db.execute(_INSERT, row)
         self._db.execute("INSERT INTO documents VALUES (?, ?)", (incident.id, entry.document))
 
     def _add(self, moved: Mapping[CounterKey, int]) -> None:
         self._db.executemany(
-            "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            "INSERT INTO counters (name, label, value) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = value + excluded.value",
             [(*key, value) for key, value in moved.items()],
         )
+
+    def _note_last(self, batch: Batch, counted: list[str]) -> None:
+        for incident in (entry.incident for entry in batch.entries):
+            last = LastKill(incident.id, (incident.time or batch.at).timestamp())
+            former = self.last_kills.get(incident.verdict.cause)
+            if incident.id in counted and (former is None or last.at >= former.at):
+                self.last_kills[str(incident.verdict.cause)] = last
+
+    # What scrapes have told
+
+    def unseen(self) -> dict[CounterKey, int]:
+        """Kills and killed processes that no scrape has told."""
+        return self._shown.unseen(self.counters)
+
+    def keep_shown(self, shown: Shown) -> None:
+        counters = self._shown.news(shown.counters)
+        kills = self._containers.news(shown.kills, self.container_kills)
+        if not (counters or kills):
+            return
+        with self._transaction():
+            self._shown.write(counters)
+            self._containers.write(kills)
+        self._shown.values = {**self._shown.values, **counters}
+        self.container_kills.update(kills)
 
     def _set_position(self, position: Position) -> None:
         self._db.execute("DELETE FROM cursor")
@@ -357,7 +404,7 @@ class Journal:
                 " released = max(released, excluded.released), pending = excluded.pending,"
                 " late = coalesce(excluded.late, late), named = max(named, excluded.named),"
                 " event_key = coalesce(excluded.event_key, event_key), sinks = excluded.sinks,"
-                " placed = max(placed, excluded.placed)"
+                " placed = max(placed, excluded.placed), workload = coalesce(excluded.workload, workload)"
                 " WHERE excluded.counted_processes IS NOT NULL",
                 [dict(zip(_COLUMNS, row, strict=True)) for row in rows],
             )
@@ -367,6 +414,7 @@ class Journal:
             self.followups.forget_sent(other.followups)
             for table, kept in others.items():
                 other._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", kept)
+            other.workloads.keep(self.workloads.all_revisions(), (), self._opened_at.timestamp())
             if (cursor := self.userspace_cursor()) is not None:
                 other._db.execute("INSERT OR REPLACE INTO meta VALUES ('userspace_cursor', ?)", (cursor,))
             if self._counters_boot == self._boot_id:
@@ -390,6 +438,7 @@ class Journal:
     def _set_counters(self, former: Journal) -> None:
         self._db.execute("DELETE FROM counters")
         self._add(former.counters)
+        self._shown.write(former._shown.values)
         self._containers.replace(former.container_kills)
         first_start = min(self.first_start, former.first_start)
         read_all = self.read_all or former.read_all
@@ -397,6 +446,7 @@ class Journal:
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'read_all'", (str(int(read_all)),))
         self.counters, self.first_start, self.read_all = Counter(former.counters), first_start, read_all
         self.container_kills = dict(former.container_kills)
+        self._shown.values, self.last_kills = former._shown.values, dict(former.last_kills)
 
 
 def _first_count(entry: Entry) -> dict[CounterKey, int]:

@@ -65,5 +65,28 @@ CREATE TABLE container_kills (
 ) WITHOUT ROWID;
 ALTER TABLE incidents ADD COLUMN placed INTEGER NOT NULL DEFAULT 0;
 """,
+    # shown: how much of it a scrape has told: where the next process goes on. Which that was, nobody wrote down before.
+    """
+ALTER TABLE counters ADD COLUMN shown INTEGER NOT NULL DEFAULT 0;
+UPDATE counters SET shown = value;
+ALTER TABLE container_kills ADD COLUMN last_id TEXT;
+ALTER TABLE container_kills ADD COLUMN shown INTEGER NOT NULL DEFAULT 0;
+UPDATE container_kills SET shown = kills;
+""",
+    # workload: see late.workload_of(). revisions: see rollout.RevisionSeen. forecasts: Events that were sent.
+    """
+ALTER TABLE incidents ADD COLUMN workload TEXT;
+CREATE INDEX workload ON incidents (workload, killed_at) WHERE workload IS NOT NULL;
+CREATE TABLE revisions (
+    workload TEXT, revision TEXT, image TEXT, first_at REAL NOT NULL, last_at REAL NOT NULL,
+    observed_seconds REAL NOT NULL, growth_bytes_per_hour REAL, PRIMARY KEY (workload, revision)
+) WITHOUT ROWID;
+CREATE TABLE forecasts (key TEXT PRIMARY KEY, told_at REAL NOT NULL) WITHOUT ROWID;
+""",
+    # number, rolled_out_at: see rollout.RevisionSeen.
+    """
+ALTER TABLE revisions ADD COLUMN number INTEGER;
+ALTER TABLE revisions ADD COLUMN rolled_out_at REAL;
+""",
 )
 SCHEMA_VERSION = len(VERSIONS)

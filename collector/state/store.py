@@ -25,18 +25,22 @@ from collector.state.batch import (
     CounterKey,
     KillCount,
     KillSeries,
+    LastKill,
     Mail,
     Position,
     Retention,
+    Shown,
 )
 from collector.state.journal import DOCUMENTS, Journal, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from collector.diagnosis.rollout import RevisionSeen
     from collector.ledger import Baseline
     from collector.model import MemcgPath
     from collector.reconcile import FromCounters, Told
+    from collector.state.workloads import FormerKill
 
 _T = TypeVar("_T")
 
@@ -83,6 +87,11 @@ class Store:
         return self._journal.container_kills
 
     @property
+    def last_kills(self) -> Mapping[str, LastKill]:
+        """By cause, as of the last commit."""
+        return self._journal.last_kills
+
+    @property
     def first_start(self) -> datetime:
         return self._journal.first_start
 
@@ -97,14 +106,16 @@ class Store:
             _log.warning("cursor unreadable, the log is read from its oldest record: %s", error)
             return None
 
+    def unseen(self) -> Mapping[CounterKey, int]:
+        """What of the counters former processes counted, in the last day or before a kill of it, and showed nobody."""
+        return self._journal.unseen()
+
+    def keep_shown(self, shown: Shown, at: datetime) -> None:
+        """The next process goes on from what a scrape has told. Nothing is written for what was told before."""
+        self._write(lambda journal: journal.keep_shown(shown), at)
+
     def apply(self, batch: Batch) -> Applied:
-        try:
-            applied = self._journal.apply(batch)
-        except sqlite3.Error as error:
-            if not self.persistent:
-                raise
-            self._degrade(error, batch.at)
-            applied = self._journal.apply(batch)
+        applied = self._write(lambda journal: journal.apply(batch), batch.at)
         self._since_pruned += len(batch.entries)
         if self._since_pruned >= 64:
             self._prune(batch.at)
@@ -147,6 +158,15 @@ class Store:
     def abandoned(self, sinks: tuple[str, ...], before: datetime) -> list[tuple[str, str]]:
         return self._read(lambda: self._journal.followups.abandoned(sinks, before.timestamp()), [])
 
+    def former_kills(self, workload: str, *, before: float, limit: int) -> list[FormerKill]:
+        return self._read(lambda: self._journal.workloads.former_kills(workload, before, limit), [])
+
+    def revisions(self, workload: str) -> list[RevisionSeen]:
+        return self._read(lambda: self._journal.workloads.revisions(workload), [])
+
+    def was_forecast(self, key: str) -> bool:
+        return self._read(lambda: self._journal.workloads.was_forecast(key), False)
+
     def retry(self, at: datetime) -> bool:
         """Move from memory to the disk. The counters go on as they were shown: they never jump to an older state's."""
         try:
@@ -171,6 +191,15 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _write(self, change: Callable[[Journal], _T], at: datetime) -> _T:
+        try:
+            return change(self._journal)
+        except sqlite3.Error as error:
+            if not self.persistent:
+                raise
+            self._degrade(error, at)
+            return change(self._journal)
 
     def _read(self, query: Callable[[], _T], otherwise: _T) -> _T:
         try:

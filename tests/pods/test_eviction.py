@@ -13,7 +13,24 @@ LOW = "The node was low on resource: {}. Threshold quantity: 100Mi, available: 8
 
 
 def test_evicted_for_memory() -> None:
-    assert eviction(read_pod("evicted")) == Eviction(resource=Resource.MEMORY, at=at("09:20:03"))
+    assert eviction(read_pod("evicted")) == Eviction(
+        resource=Resource.MEMORY, at=at("09:20:03"), threshold_bytes=100 << 20
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "threshold"),
+    [
+        pytest.param("The node was low on resource: memory.", None, id="not told"),
+        pytest.param(LOW.format("memory").replace("100Mi", "1717986918"), 1717986918, id="of a percentage"),
+        pytest.param(LOW.format("memory").replace("100Mi", "much"), None, id="no quantity"),
+        pytest.param(LOW.format("inodes"), None, id="of another resource"),
+    ],
+)
+def test_threshold(message: str, threshold: int | None) -> None:
+    found = eviction(replace(read_pod("evicted"), message=message))
+    assert found is not None
+    assert found.threshold_bytes == threshold
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,10 @@ def test_pod_of_a_deployment() -> None:
             name="app",
             kind=ContainerKind.APP,
             image="registry.example/shop/cart:4.2.0",
+            image_digest="sha256:abababababab",
             limit_bytes=512 * MIB,
             request_bytes=256 * MIB,
+            declared_limit_bytes=512 * MIB,
             restart_policy=RestartPolicy.ALWAYS,
             id=container_id(0x11),
             restart_count=0,
@@ -49,6 +51,25 @@ def test_pod_of_a_deployment() -> None:
             last=None,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("image_id", "digest"),
+    [
+        pytest.param(f"docker.io/library/app@sha256:{'0123456789abcdef' * 4}", "sha256:0123456789ab", id="containerd"),
+        pytest.param(f"docker-pullable://app@sha256:{'0' * 64}", "sha256:000000000000", id="dockerd"),
+        pytest.param(f"sha256:{'0' * 64}", None, id="the image's own id, which no registry knows"),
+        pytest.param(f"app@sha256:{'0' * 63}", None, id="cut off"),
+        pytest.param(f"app@sha256:{'X' * 64}", None, id="no digest"),
+        pytest.param(f"app@sha512:{'0' * 128}", None, id="another hash"),
+        pytest.param("", None, id="not pulled yet"),
+        pytest.param(7, None, id="no text"),
+    ],
+)
+def test_image_digest(image_id: object, digest: str | None) -> None:
+    status = {"containerStatuses": [{"name": "app", "imageID": image_id}]}
+    pod = parse_pod({**MINIMAL, "spec": {"containers": [{"name": "app"}]}, "status": status})
+    assert pod.containers[0].image_digest == digest
 
 
 @pytest.mark.parametrize(

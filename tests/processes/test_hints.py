@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.processes.hints import MAX_HINTS, memory_hints
+from collector.processes.hints import HEAD_BYTES, INCOMPLETE, MAX_HINTS, is_go, memory_hints
 
 
 def nul(*words: str) -> bytes:
@@ -110,6 +114,36 @@ def nul(*words: str) -> bytes:
         pytest.param(b"", b"", (), id="a zombie"),
         pytest.param(b"java", b"", ("runtime=java",), id="cut before its end"),
         pytest.param(nul("javac"), b"", (), id="a name that only begins so"),
+        pytest.param(
+            nul("java", "-cp", "a:b", "-Xmx1g", "--add-opens", "x/y=z", "-Xss2m", "Main", "-Xmx2g"),
+            b"",
+            ("runtime=java", "-Xmx1g", "-Xss2m"),
+            id="behind the main class is the program's",
+        ),
+        pytest.param(
+            nul("java", "-Xmx1g", "-Xmx2g", "-Xmx1g", "-m", "x/y", "-Xmx3g"),
+            b"",
+            ("runtime=java", "-Xmx2g", "-Xmx1g"),
+            id="repeated: the last one counts",
+        ),
+        pytest.param(
+            nul("java", "-XX:MaxRAMFraction=1", "@/etc/jvm.options", "Main"),
+            b"",
+            ("runtime=java", "-XX:MaxRAMFraction=1", INCOMPLETE),
+            id="a file of more flags",
+        ),
+        pytest.param(
+            nul("java", "Main", "@x"),
+            nul("JAVA_TOOL_OPTIONS=-Xss1m -XX:Flags=/f", "NODE_OPTIONS=@y"),
+            ("runtime=java", "JAVA_TOOL_OPTIONS: -Xss1m", INCOMPLETE),
+            id="a file named in a variable",
+        ),
+        pytest.param(
+            nul("node", "--max-old-space-size-percentage=60", "--max_heap_size", "900", "x.js"),
+            b"",
+            ("runtime=node", "--max-old-space-size-percentage=60", "--max-heap-size=900"),
+            id="V8's other bounds",
+        ),
     ],
 )
 def test_hints(cmdline: bytes, environ: bytes, expected: tuple[str, ...]) -> None:
@@ -119,7 +153,59 @@ def test_hints(cmdline: bytes, environ: bytes, expected: tuple[str, ...]) -> Non
 def test_bounded() -> None:
     hints = memory_hints(nul("java", *(f"-Xmx{size}m" for size in range(1000))), b"")
     assert len(hints) == MAX_HINTS
+    assert hints[-1] == INCOMPLETE
     assert all(len(hint) < 100 for hint in hints)
+
+
+def test_what_could_not_be_read_may_hold_flags() -> None:
+    assert memory_hints(nul("java", "-Xmx1g"), b"", complete=False) == ("runtime=java", "-Xmx1g", INCOMPLETE)
+    assert memory_hints(nul("sh"), b"", complete=False) == ()
+
+
+def elf(*segments: tuple[int, bytes]) -> bytes:
+    """The first page of a 64-bit executable with these program headers, type and content."""
+    table = 64
+    at = table + 56 * len(segments)
+    headers, contents = b"", b""
+    for kind, content in segments:
+        headers += struct.pack("<IIQQQQQQ", kind, 4, at + len(contents), 0, 0, len(content), len(content), 4)
+        contents += content
+    return struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0, table, 0, 0, 64, 56, len(segments), 0, 0, 0
+    ) + (headers + contents)
+
+
+GO_NOTE = struct.pack("<III", 4, 8, 4) + b"Go\0\0" + b"build-id"
+GNU_NOTE = struct.pack("<III", 4, 8, 3) + b"GNU\0" + b"build-id"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        pytest.param(elf((6, b"x" * 56), (4, GO_NOTE)), True, id="linked by go"),
+        pytest.param(elf((4, GNU_NOTE + GO_NOTE)), True, id="linked by gcc, with cgo"),
+        pytest.param(elf((4, GNU_NOTE)), False, id="not go"),
+        pytest.param(elf((1, GO_NOTE)), False, id="the same bytes, but no note"),
+        pytest.param(elf((4, GO_NOTE))[:100], False, id="cut"),
+        pytest.param(elf((4, GO_NOTE))[:40], False, id="cut in its header"),
+        pytest.param(b"\x7fELF\1\1" + elf((4, GO_NOTE))[6:], False, id="32 bits"),
+        pytest.param(b"#!/bin/sh\n" + GO_NOTE, False, id="a script"),
+        pytest.param(b"", False, id="not read"),
+    ],
+)
+def test_go_is_proven_by_its_note(head: bytes, expected: bool) -> None:
+    assert is_go(head) is expected
+    assert memory_hints(nul("app"), b"", head=head) == (("runtime=go",) if expected else ())
+
+
+def test_python_is_not_go() -> None:
+    assert not is_go(Path(sys.executable).read_bytes()[:HEAD_BYTES])
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_any_head_is_read(rest: bytes, note: bytes) -> None:
+    is_go(b"\x7fELF\2\1" + rest)
+    is_go(elf((4, note)))
 
 
 SECRET = "hunter2-S3CRET"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from collector.model import MemcgPath
+from collector.processes.hints import INCOMPLETE
 from collector.processes.proc_files import (
     ProcessFiles,
     absolute_memcg,
@@ -20,6 +21,7 @@ from collector.processes.proc_files import (
     parse_stat,
 )
 from tests.processes.fake_proc import A, FakeProc
+from tests.processes.test_hints import GO_NOTE, elf
 
 ROOT = MemcgPath("/")
 REST = b" S 7 845 845 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0"
@@ -144,6 +146,23 @@ def test_only_flags_leave_the_command_line_and_the_environment() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_go_is_told_by_its_executable(tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(7, A, cmdline=b"/app\0", environ=b"A=b\0")
+    (proc.root / "7/exe").write_bytes(elf((4, GO_NOTE)) + bytes(10_000))
+    with ProcessFiles(proc.root, 7) as process:
+        assert process.hints() == ("runtime=go",)
+
+
+def test_flags_in_an_environment_that_cannot_be_read_are_not_ruled_out(tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(7, A, cmdline=b"java\0-Xmx1g\0", environ=b"A=b\0")
+    with ProcessFiles(proc.root, 7) as process:
+        assert process.hints() == ("runtime=java", "-Xmx1g")
+        (proc.root / "7/environ").unlink()
+        assert process.hints() == ("runtime=java", "-Xmx1g", INCOMPLETE)
 
 
 def test_long_environment_is_read_in_pieces(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def memcg_of(watch: ProcessWatch, pid: int, comm: str | None, at: float | None =
 
 def test_pass_keeps_what_is_needed_after_death(proc: FakeProc) -> None:
     proc.list(A, 7, 8)
-    proc.add(7, "/wrong", ns_pids="\t1", cmdline=b"java\0-Xmx1g\0-Dpassword=hunter2\0")
+    proc.add(7, "/wrong", ns_pids="\t1", cmdline=b"java\0-Xmx1g\0-Dpassword=hunter2\0", environ=b"A=b\0")
     proc.add(8, "/wrong", comm=b"sh", ns_pids="\t12")
     watch = started(proc)
     watch.pass_over([A], time.monotonic())

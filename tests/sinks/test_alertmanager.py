@@ -12,10 +12,9 @@ import pytest_asyncio
 from aiohttp import web
 from yarl import URL
 
-from collector.model import Cause
+from collector.model import NODE_PRESSURE, Cause
 from collector.sinks.alertmanager import Alertmanager
 from collector.sinks.delivery import RefusedError, UnavailableError
-from collector.sinks.words import NODE_PRESSURE
 from tests.sinks.letters import KILLED_AT, NODE, document, letter, receiving
 
 if TYPE_CHECKING:

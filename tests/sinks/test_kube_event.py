@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from collector.document import to_document
 from collector.late import Late, complete
-from collector.model import Cause, Names, NamesFrom
+from collector.model import NODE_PRESSURE, Cause, Names, NamesFrom
 from collector.sinks.kube_event import (
     concerns_node,
     concerns_pod,
@@ -23,7 +23,7 @@ from collector.sinks.kube_event import (
     pod_event,
     series_patch,
 )
-from collector.sinks.words import NODE_PRESSURE, cut
+from collector.sinks.words import cut
 from collector.text import printable
 from tests import lines
 from tests.kube.events_api import create_errors

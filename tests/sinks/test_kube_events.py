@@ -59,7 +59,7 @@ class Server:
 
 
 @asynccontextmanager
-async def _connected(url: str, *, answer: float = 10.0) -> AsyncIterator[KubeClient]:
+async def connected(url: str, *, answer: float = 10.0) -> AsyncIterator[KubeClient]:
     async def load() -> Access:
         return Access(server=url)
 
@@ -77,8 +77,8 @@ def server() -> Server:
 
 @pytest_asyncio.fixture
 async def client(server: Server) -> AsyncIterator[KubeClient]:
-    async with served(server.app) as url, _connected(url) as connected:
-        yield connected
+    async with served(server.app) as url, connected(url) as made:
+        yield made
 
 
 def _pressure(**changes: Any) -> Letter:
@@ -259,7 +259,7 @@ async def test_what_a_proxy_says_is_not_final(status: int, count: int) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text="<html>", headers={"Location": "http://login.test/"})
 
-    async with receiving(answer) as url, _connected(str(url.origin())) as client:
+    async with receiving(answer) as url, connected(str(url.origin())) as client:
         with pytest.raises(UnavailableError):
             await PodEvents(client).send(letter(count=count))
         with pytest.raises(UnavailableError):
@@ -284,7 +284,7 @@ async def test_a_conflict_that_is_not_about_the_name_is_waited_for(server: Serve
 
 async def test_a_server_that_does_not_answer_is_waited_for(server: Server) -> None:
     server.api.faults.append(Fault(status=0))
-    async with served(server.app) as url, _connected(url, answer=0.1) as client:
+    async with served(server.app) as url, connected(url, answer=0.1) as client:
         with pytest.raises(UnavailableError):
             await PodEvents(client).send(letter())
 
@@ -350,7 +350,7 @@ async def test_an_outage_is_made_up_for_in_order_with_nothing_twice() -> None:
     outbox.put(letter(document(id="old"), at=KILLED_AT - timedelta(minutes=61)), *(_kill(n) for n in range(12)))
     async with served(web.Application()) as url:
         pass  # its port is free again: nobody listens there
-    async with _connected(url) as client, _delivering(PodEvents(client), outbox) as delivery:
+    async with connected(url) as client, _delivering(PodEvents(client), outbox) as delivery:
         await until(lambda: delivery.failing)
         assert not server.api.events
         runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=0.1)

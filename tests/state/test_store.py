@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from collector.diagnosis.rollout import RevisionSeen
 from collector.errors import CollectorError
 from collector.ledger import Baseline
 from collector.model import Attribution, AttributionMethod, Cause, Evidence, Incident, MemcgPath, Process, Verdict
@@ -225,7 +226,7 @@ def test_a_file_of_a_former_version_is_brought_up(version: int, tmp_path: Path) 
         columns, values = f"{columns}, killed_at, released", f"{values}, 0, 1"
         db.execute("INSERT INTO documents VALUES ('a', '{}')")
     db.execute(f"INSERT INTO incidents ({columns}) VALUES ('a', ?, {values})", (BOOT,))
-    db.execute("INSERT INTO counters VALUES ('kills', 'node', 1)")
+    db.execute("INSERT INTO counters (name, label, value) VALUES ('kills', 'node', 1)")
     db.execute(f"PRAGMA user_version = {version}")
     db.commit()
     db.close()
@@ -236,6 +237,13 @@ def test_a_file_of_a_former_version_is_brought_up(version: int, tmp_path: Path) 
         assert store.baselines() is None
         assert untold(store) == [("a", "{}")]
         assert store.pending() == []
+        # Tables and columns that came later.
+        store.apply(batch(forecasts=["told"], revisions=[RevisionSeen("web", "41", None, 1.0, 2.0, 3.0, None)]))
+        store.apply(release("a", workload="web"))
+        assert store.persistent
+        assert store.was_forecast("told")
+        assert [one.revision for one in store.revisions("web")] == ["41"]
+        assert len(store.former_kills("web", before=AT.timestamp(), limit=2)) == 1
 
 
 def test_only_settled_incidents_are_printed_and_each_until_it_is_out(tmp_path: Path) -> None:

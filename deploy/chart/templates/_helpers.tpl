@@ -49,11 +49,13 @@ journal: {{ or $journald (eq (toString .Values.userspaceKills.enabled) "true") }
 userspaceKills: {{ eq (toString .Values.userspaceKills.enabled | replace "auto" (toString $journald)) "true" }}
 kubernetes: {{ .Values.kubernetes.enabled }}
 events: {{ and .Values.kubernetes.enabled .Values.events.enabled }}
+ownerDetails: {{ and .Values.kubernetes.enabled .Values.ownerDetails.enabled }}
 index: {{ $index }}
 environments: {{ and $index .Values.processes.environments }}
 connector: {{ and $index (eq (toString .Values.processes.connector | replace "auto" (toString $kmsg)) "true") }}
 webhook: {{ or .Values.webhook.url .Values.webhook.urlSecret.name | empty | not }}
 alertmanager: {{ not (empty .Values.alertmanager.url) }}
+prometheus: {{ not (empty .Values.diagnosis.prometheusUrl) }}
 monitor: {{ or .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
 {{- end }}
 
@@ -65,11 +67,15 @@ CGROUP_ROOT: /host/cgroup
 STATE_DIR: /var/lib/oom-collector
 LISTEN: {{ printf "%s:%v" .Values.metrics.listen .Values.metrics.port | quote }}
 METRICS_HOLD: {{ .Values.metrics.holdSeconds }}
+METRICS_OFF: {{ join "," .Values.metrics.disabledFamilies | quote }}
+START_TIMESTAMPS: {{ ternary "on" "off" .Values.metrics.startTimestamps | quote }}
+EXEMPLARS: {{ ternary "on" "off" .Values.metrics.exemplars | quote }}
 LOG_LEVEL: {{ .Values.logLevel }}
 PROC_CONNECTOR: {{ ternary "auto" "off" $on.connector | quote }}
 USERSPACE_KILLS: {{ ternary "on" "off" $on.userspaceKills | quote }}
 KUBERNETES: {{ ternary "auto" "off" $on.kubernetes | quote }}
 EVENTS: {{ ternary "on" "off" $on.events | quote }}
+OWNER_DETAILS: {{ ternary "on" "off" $on.ownerDetails | quote }}
 {{- if $on.kubernetes }}
 API_JITTER: {{ .Values.kubernetes.jitterSeconds }}
 {{- end }}
@@ -86,6 +92,11 @@ WEBHOOK_SECRET_FILE: /etc/oom-collector/webhook/{{ .Values.webhook.signingSecret
 {{- if $on.alertmanager }}
 ALERTMANAGER_URL: {{ .Values.alertmanager.url | quote }}
 ALERTMANAGER_RESOLVE_AFTER: {{ .Values.alertmanager.resolveAfterSeconds }}
+{{- end }}
+LIMIT_FACTOR: {{ .Values.diagnosis.limitFactor }}
+FORECAST_HORIZON: {{ .Values.diagnosis.forecastHorizonSeconds }}
+{{- if $on.prometheus }}
+PROMETHEUS_URL: {{ .Values.diagnosis.prometheusUrl | quote }}
 {{- end }}
 {{- end }}
 

@@ -1,0 +1,67 @@
+"""
+Who will meet the limit: asked of every container of a node each minute.
+
+So a cheap look decides who is looked at well: where the floor of late is not the highest that was seen, nothing grows.
+A day of history is all there is, and a false alarm is worse than silence: what `judge` is not sure of is not told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from collector.diagnosis.model import MemoryHistory, Pattern
+from collector.diagnosis.pattern import judge
+from collector.diagnosis.timeline import from_life
+
+if TYPE_CHECKING:
+    from collector.history import Life
+
+SURE = 0.8
+"""The confidence from which on a trend is told."""
+
+_LEAST_WORKING_SET = 4
+"""Its column in a life's bins; in pages."""
+_LEAST_PAGES = 512
+"""2 MiB: what grows by less is not told of."""
+_PARTS = 12
+"""Of a day: two hours each, longer than most cycles."""
+_BINS_ARE_ENOUGH = 36
+"""Six hours of them: what the samples of the last hour add is little, and reading them is most of the cost."""
+
+
+class Trend(NamedTuple):
+    """`since`: by the clock of the history. `seconds_to_limit`: from now; None: there is no limit."""
+
+    growth_bytes_per_second: float
+    seconds_to_limit: float | None
+    since: float
+    observed_seconds: float
+    confidence: float
+
+
+def look(life: Life, *, limit: int | None, now: float) -> Trend | None:
+    """The steady growth of a container that lives, as `judge` sees it. limit: in force now; None: there is none."""
+    if not might_grow(life):
+        return None
+    seen = from_life(life, samples=len(life.bins) < _BINS_ARE_ENOUGH)
+    judgement = judge(MemoryHistory(lives=(seen,)))
+    growth, since = judgement.growth_bytes_per_hour, judgement.growth_since
+    if judgement.pattern is not Pattern.LEAK or judgement.confidence < SURE or not growth or since is None:
+        return None
+    last = seen.points[-1]
+    left = None
+    if limit is not None:
+        left = max(0.0, (limit - last.working_set) * 3600 / growth - (now - last.time))
+    return Trend(growth / 3600, left, since, last.time - since, judgement.confidence)
+
+
+def might_grow(life: Life) -> bool:
+    """False: `judge` would find nothing. It is not highest now, or has risen little of late."""
+    floors = life.bins.column(_LEAST_WORKING_SET)
+    size = -(-len(floors) // _PARTS)
+    parts = [min(floors[max(0, end - size) : end]) for end in range(len(floors), 0, -size)]
+    if len(parts) < 2:
+        return False
+    now, highest = parts[0], max(parts)
+    rise = highest - min(parts)
+    return rise >= _LEAST_PAGES and now >= highest - rise / 10 and now - parts[min(3, len(parts) - 1)] >= rise / 10

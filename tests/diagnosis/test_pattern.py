@@ -1,0 +1,284 @@
+"""Histories get the pattern that is true of them, and every figure can be explained."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.diagnosis.model import Judgement, Life, MemoryHistory, Pattern, Point
+from collector.diagnosis.pattern import judge
+from collector.diagnosis.timeline import Timeline
+from collector.model import Cause
+from tests.diagnosis.shapes import MIB, SHAPES, Row, Story
+
+SEEDS = range(2)
+HOUR = 3600.0
+GIB = 1 << 30
+
+
+def history_of(rows: list[Row]) -> MemoryHistory:
+    timeline = Timeline()
+    for row in rows:
+        assert timeline.add(row)
+    made = timeline.history()
+    assert made is not None
+    return made
+
+
+@cache
+def judged() -> list[tuple[str, Story, Judgement]]:
+    stories = [(name, make(Random(f"{name}{seed}"))) for name, make in SHAPES.items() for seed in SEEDS]
+    return [(name, story, judge(history_of(story.rows))) for name, story in stories]
+
+
+def life(
+    sizes: list[float], *, step: float = 60.0, started: bool = False, killed: bool = False, limit: int | None = GIB
+) -> Life:
+    """Sizes in MiB."""
+    points = (
+        Point(step * at, int(size * MIB), int(size * MIB), int(size * MIB), limit) for at, size in enumerate(sizes)
+    )
+    return Life(points=tuple(points), started=started, killed=killed)
+
+
+def judge_lives(*lives: Life, cause: Cause | None = None) -> Judgement:
+    return judge(MemoryHistory(lives=lives, cause=cause))
+
+
+def noisy(size: float, count: int, sigma: float = 2.0) -> list[float]:
+    rng = Random(3)
+    return [size + rng.gauss(0, sigma) for _ in range(count)]
+
+
+def ramp(count: int = 300, rate: float = 3.0, base: float = 100.0) -> list[float]:
+    return [size + rate * at for at, size in enumerate(noisy(base, count))]
+
+
+# On the generator that the rules are tuned on. The figures of docs/diagnosis.md are of another.
+
+
+def test_there_are_many_shapes() -> None:
+    assert len(SHAPES) >= 60
+
+
+def test_leaks_are_found_and_nothing_else_is_one() -> None:
+    pairs = Counter(("leak" in story.answers, one.pattern is Pattern.LEAK) for _, story, one in judged())
+    assert pairs[True, True] / (pairs[True, True] + pairs[False, True]) >= 0.98
+    assert pairs[True, True] / (pairs[True, True] + pairs[True, False]) >= 0.95
+
+
+def test_every_pattern_is_told_from_the_others() -> None:
+    right = Counter(story.answers[0] for _, story, one in judged() if one.pattern in story.answers)
+    of = Counter(story.answers[0] for _, story, _ in judged())
+    assert {pattern: share for pattern in of if (share := right[pattern] / of[pattern]) < 0.95} == {}
+
+
+def test_growth_is_as_fast_as_it_is() -> None:
+    wrong = sorted(
+        abs((one.growth_bytes_per_hour or 0) / (story.growth * MIB) - 1)
+        for _, story, one in judged()
+        if story.growth and one.pattern is Pattern.LEAK
+    )
+    assert wrong[len(wrong) // 2] < 0.02
+    assert wrong[int(len(wrong) * 0.9)] < 0.1
+
+
+def test_growth_began_when_it_began() -> None:
+    wrong = sorted(
+        abs((one.growth_since or 0) - story.since) / (float(str(story.rows[-1]["time"])) - story.since)
+        for _, story, one in judged()
+        if story.since is not None and one.pattern is Pattern.LEAK
+    )
+    assert wrong[int(len(wrong) * 0.9)] < 0.1
+
+
+def test_confidence_means_something() -> None:
+    right = [one.confidence for _, story, one in judged() if one.pattern in story.answers]
+    wrong = [one.confidence for _, story, one in judged() if one.pattern not in story.answers]
+    assert all(0 <= confidence <= 1 for confidence in right + wrong)
+    assert sum(right) / len(right) > 0.75
+
+
+# Rules at their edges
+
+
+@pytest.mark.parametrize(
+    ("lives", "pattern"),
+    [
+        pytest.param([life([100, 600, 1024], started=True, killed=True)], Pattern.STARTUP, id="in its first minutes"),
+        pytest.param([life([100, 600, 1024], killed=True)], Pattern.UNKNOWN, id="its start was not seen"),
+        pytest.param(
+            [life(noisy(200, 9), started=True, killed=True)], Pattern.SPIKE, id="calm for minutes, and once only"
+        ),
+        pytest.param(
+            [life(noisy(200, 9), started=True, killed=True)] * 3, Pattern.STARTUP, id="calm for minutes, each time"
+        ),
+        pytest.param(
+            [*[life(ramp(), started=True, killed=True)] * 3, life([100, 300, 500, 700, 900, 1024], killed=True)],
+            Pattern.SPIKE,
+            id="former lives were long",
+        ),
+        pytest.param([life(noisy(980, 200), killed=True)], Pattern.LIMIT_TOO_LOW, id="near the limit"),
+        pytest.param([life(noisy(500, 200), killed=True)], Pattern.SPIKE, id="far from the limit"),
+        pytest.param([life([*noisy(500, 200), 1024], killed=True)], Pattern.SPIKE, id="a jump that was seen"),
+        pytest.param([life(noisy(500, 200), killed=True, limit=None)], Pattern.UNKNOWN, id="no limit is known"),
+        pytest.param([life(ramp(), killed=True)], Pattern.LEAK, id="grew to the limit"),
+        pytest.param([life(ramp(), killed=True, limit=4 * GIB)], Pattern.SPIKE, id="grew, and jumped to the limit"),
+        pytest.param([life(ramp(), killed=True, limit=None)], Pattern.LEAK, id="grew, and no limit is known"),
+        pytest.param([life(ramp())], Pattern.LEAK, id="grows"),
+        pytest.param([life(ramp(), limit=None)], Pattern.LEAK, id="grows without a limit"),
+        pytest.param([life(ramp(30))], Pattern.CALM, id="grows for half an hour"),
+        pytest.param([life(noisy(500, 200))], Pattern.CALM, id="does not grow"),
+        pytest.param([life([500] * 4)], Pattern.UNKNOWN, id="four samples"),
+        pytest.param([life([500] * 20, step=1)], Pattern.UNKNOWN, id="twenty seconds"),
+        pytest.param([life([500])], Pattern.UNKNOWN, id="one sample"),
+        pytest.param([life([500], killed=True, started=True)], Pattern.STARTUP, id="one sample, of start and kill"),
+        pytest.param([life([500] * 100, step=0)], Pattern.UNKNOWN, id="all at one time"),
+    ],
+)
+def test_the_pattern(lives: list[Life], pattern: Pattern) -> None:
+    assert judge_lives(*lives).pattern is pattern
+
+
+def test_a_flat_night_before_seven_hours_of_growth_is_no_day() -> None:
+    flat = noisy(100, 600)
+
+    assert judge_lives(life([*flat, *ramp(420, rate=0.5)])).pattern is Pattern.LEAK
+    assert judge_lives(life([*flat, *ramp(240, rate=0.5)])).pattern is Pattern.CALM
+    wavy = [size + 60 * math.sin(at / 100) for at, size in enumerate(flat)]
+    assert judge_lives(life([*wavy, *ramp(420, rate=0.5)])).pattern is Pattern.CALM
+
+
+def test_a_leak_goes_on_after_a_step() -> None:
+    leaking = ramp(500, rate=0.5)
+    with_step = [size + (50 if at >= 150 else 0) for at, size in enumerate(leaking)]
+    calm_before = [*noisy(100, 150), *with_step[150:]]
+
+    assert judge_lives(life(with_step)).pattern is Pattern.LEAK
+    assert judge_lives(life(calm_before)).pattern is Pattern.CALM
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_node_pressure_is_what_the_cause_says(cause: Cause) -> None:
+    one = judge_lives(life(ramp(), killed=True), cause=cause)
+    pressed = cause in (Cause.NODE, Cause.NODE_ALLOCATABLE, Cause.NODE_NUMA, Cause.QOS_LIMIT)
+    assert (one.pattern is Pattern.NODE_PRESSURE) == pressed
+    assert one.peak_is_cut == (not pressed)
+
+
+def test_the_figures_of_a_leak() -> None:
+    one = judge_lives(life(ramp(200, 3.0, 100.0)))
+    assert one.growth_bytes_per_hour == pytest.approx(180 * MIB, rel=0.03)
+    assert one.growth_since == 0.0
+    assert one.seconds_to_limit == pytest.approx((1024 - 100 - 600) / 3 * 60, rel=0.03)
+    assert (one.peak_is_cut, one.limit_bytes, one.grows) == (False, GIB, None)
+    assert one.reasons[0].startswith("its working set grew by 1")
+
+
+def test_only_a_leak_meets_the_limit() -> None:
+    for _, _, one in judged():
+        assert one.seconds_to_limit is None or one.pattern is Pattern.LEAK
+        assert one.growth_bytes_per_hour is None or one.growth_bytes_per_hour > 0
+
+
+def test_a_leak_without_a_limit_meets_none() -> None:
+    one = judge_lives(life(ramp(), limit=None))
+    assert (one.pattern, one.seconds_to_limit) == (Pattern.LEAK, None)
+
+
+def test_the_limit_is_the_last_one() -> None:
+    points = life(ramp()).points
+    resized = tuple(point._replace(limit=4 * GIB if at > 200 else GIB) for at, point in enumerate(points))
+    assert judge_lives(Life(points=resized, started=False, killed=False)).limit_bytes == 4 * GIB
+
+
+def with_parts(sizes: list[float], **growing: float) -> Life:
+    """Each part: MiB, and MiB more at each sample."""
+    made = life(sizes)
+    parts = {"anon": 60.0, "file": 20.0, "shmem": 5.0, "kernel": 10.0}
+    points = [
+        point._replace(**{name: int((size + growing.get(name, 0) * at) * MIB) for name, size in parts.items()})
+        for at, point in enumerate(made.points)
+    ]
+    return replace(made, points=tuple(points))
+
+
+@pytest.mark.parametrize("part", ["anon", "shmem", "kernel"])
+def test_the_part_that_grows_is_named(part: str) -> None:
+    more = {part: 3.0} | ({"file": 3.0} if part == "shmem" else {})
+    one = judge_lives(with_parts(ramp(), **more))
+    assert (one.pattern, one.grows) == (Pattern.LEAK, part)
+    assert one.reasons[0].startswith(f"its {part} grew by 180")
+
+
+def test_page_cache_that_grows_is_no_leak() -> None:
+    one = judge_lives(with_parts(ramp(), file=3.0))
+    assert one.pattern is Pattern.CALM
+    assert "page cache" in one.reasons[1]
+
+
+def test_unknown_says_what_is_missing() -> None:
+    assert judge_lives(life([500, 501])).missing == ("more of its history: 2 samples in 60 s show no trend",)
+    assert judge_lives(life(noisy(500, 100), killed=True, limit=None)).missing == ("its limit",)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "same"),
+    [([100], None), ([100, 120, 90], True), ([100, 400], False), ([1, 8, 3], True)],
+    ids=str,
+)
+def test_lives_that_end_alike(minutes: list[int], same: bool | None) -> None:
+    lives = [life(noisy(500, count), started=True, killed=True) for count in minutes]
+    assert judge_lives(*lives).same_end is same
+
+
+# Of any history
+
+SIZES = st.lists(st.integers(0, 1 << 45), min_size=1, max_size=60)
+STEPS = st.lists(st.floats(0, 1e6), min_size=60, max_size=60)
+
+
+@given(SIZES, STEPS, st.booleans(), st.booleans(), st.one_of(st.none(), st.integers(1, 1 << 45)))
+def test_any_history_is_judged(
+    sizes: list[int], steps: list[float], started: bool, killed: bool, limit: int | None
+) -> None:
+    points, at = [], 0.0
+    for size, step in zip(sizes, steps, strict=False):
+        at += step
+        points.append(Point(at, size, size, size, limit))
+    one = judge_lives(Life(points=tuple(points), started=started, killed=killed))
+    figures = [one.confidence, one.growth_bytes_per_hour, one.growth_since, one.seconds_to_limit]
+    assert all(figure is None or math.isfinite(figure) for figure in figures)
+    assert (one.pattern in (Pattern.CALM, Pattern.LEAK, Pattern.UNKNOWN)) or killed
+    assert bool(one.missing) or one.pattern is not Pattern.UNKNOWN
+
+
+@given(st.sampled_from(sorted(SHAPES)), st.integers(0, 99), st.sampled_from([3, 16]), st.floats(-1e6, 1e6))
+def test_neither_the_clock_nor_the_size_matters(name: str, seed: int, factor: float, shift: float) -> None:
+    rows = SHAPES[name](Random(seed)).rows[:1500]
+    sizes = [key for key in rows[0] if key.endswith("_bytes")]
+    other = [row | {"time": float(str(row["time"])) + shift} for row in rows]
+    for row in other:
+        row |= {key: None if row.get(key) is None else int(float(str(row[key])) * factor) for key in sizes}
+    before, after = judge(history_of(rows)), judge(history_of(other))
+    if (before.steady_bytes or 0) < 100 * MIB or before.growth_bytes_per_hour is None:
+        return  # rounding to bytes, and the least that is told of, do not grow with it
+    assert after.pattern is before.pattern
+    assert after.growth_bytes_per_hour == pytest.approx(before.growth_bytes_per_hour * factor, rel=0.02)
+    assert after.growth_since == pytest.approx((before.growth_since or 0) + shift, abs=1)
+
+
+def test_it_is_quick() -> None:
+    one = MemoryHistory(lives=(life(ramp(8000, 0.1), killed=True),))
+    judge(one)
+    begin = time.process_time()
+    judge(one)
+    assert time.process_time() - begin < 0.05  # some 10 ms are meant; machines differ
