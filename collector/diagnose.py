@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from collector.diagnosis.diagnose import diagnose
+from collector.diagnosis.lives import growths_of
 from collector.diagnosis.model import Diagnosis, Facts, MemoryHistory, Pattern
 from collector.diagnosis.timeline import Timeline
 from collector.diagnosis.to_json import to_json
@@ -80,7 +82,13 @@ def read_history(lines: Iterable[str | bytes], *, limit_bytes: int | None = None
 
 def diagnose_history(history: MemoryHistory) -> Diagnosis:
     """What a history alone tells: nothing is known of the process that was killed."""
-    return diagnose(Facts(cause=history.cause or Cause.UNKNOWN, victim=Process(pid=None, comm=None), history=history))
+    cause, victim = history.cause or Cause.UNKNOWN, Process(pid=None, comm=None)
+    revisions = tuple(
+        # "Rolled out at" is a time that people know.
+        growth if int(growth.rolled_out_at or 0) in _CALENDAR else replace(growth, rolled_out_at=None)
+        for growth in growths_of(history)
+    )
+    return diagnose(Facts(cause=cause, victim=victim, history=history, revisions=revisions))
 
 
 class _Reader:

@@ -137,6 +137,7 @@ class Diagnostician:
         elsewhere = self._elsewhere.past(late.names) if self._elsewhere and late.names else NOWHERE
         workload = workload_of(late)
         kills = self._store.former_kills(workload, before=killed_at, limit=MAX_FORMER) if workload else []
+        killed = (facts.revision, *(kill.revision for kill in kills))
         facts = replace(
             facts,
             pod=self._with_cron_job(facts.pod),
@@ -145,7 +146,7 @@ class Diagnostician:
             spec_limit_bytes=spec.declared_limit_bytes if spec else None,
             spec_request_bytes=spec.request_bytes if spec else None,
             former=tuple(_former(kill, killed_at) for kill in kills),
-            revisions=self._rollouts.of(workload, kills, elsewhere.revisions) if workload else (),
+            revisions=self._rollouts.of(workload, killed, elsewhere.revisions) if workload else (),
         )
         seen = self._see(document, facts, found, elsewhere, killed_at)
         if seen.judgement is None and late.diagnosis is not None and _rests_on_witnesses(late.diagnosis):

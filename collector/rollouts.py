@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collector.model import Names
     from collector.pods.record import PodContainer, PodRecord
     from collector.state.store import Store
-    from collector.state.workloads import FormerKill
     from collector.witnesses import Watched
 
 # Growth of hours is not written each minute.
@@ -110,13 +109,13 @@ class Rollouts:
         above = self._details.of(namespace, owner, None).owner if owner.kind == "Job" else None
         return above if above is not None and above.kind == "CronJob" else owner
 
-    def of(self, workload: str, kills: Iterable[FormerKill], elsewhere: Iterable[RevisionSeen]) -> tuple[Growth, ...]:
-        """What its revisions have shown, here and elsewhere, the newest last."""
+    def of(self, workload: str, kills: Iterable[str | None], elsewhere: Iterable[RevisionSeen]) -> tuple[Growth, ...]:
+        """What its revisions have shown, here and elsewhere, the newest last. kills: of which revision each was."""
         seen = {one.revision: one for one in self._store.revisions(workload)}
         for one in elsewhere:
             seen[one.revision] = either(seen.get(one.revision), one)
         told = [self._with_details(one) for one in seen.values()]
-        return growths(told, Counter(kill.revision for kill in kills if kill.revision is not None))
+        return growths(told, Counter(revision for revision in kills if revision is not None))
 
     def _ask(self, one: RevisionSeen) -> None:
         """For the next kill; after a restart not again."""

@@ -11,7 +11,6 @@ from collector.diagnosis.forecast import Trend
 from collector.diagnosis.rollout import RevisionSeen
 from collector.history import Life, Sample
 from collector.state.store import Store
-from collector.state.workloads import FormerKill
 from collector.witnesses import Watched
 from tests.test_forecasts import Agent, World, container_id, pod
 
@@ -195,8 +194,7 @@ async def test_growth_is_tied_to_the_rollout_that_began_it(node: Node) -> None:
     new["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = rolled_out.isoformat()
     node.run(new)
     await node.note(("web", 4 * HOUR, LEAK))
-    kills = [FormerKill(1.0, "container_limit", revision, None) for revision in ("42", "42", None)]
-    before, after = node.agent.rollouts.of(WEB, kills, ())
+    before, after = node.agent.rollouts.of(WEB, ("42", "42", None), ())
     assert (before.revision, before.growth_bytes_per_hour, before.kills) == ("41", 0.0, 0)
     assert (after.revision, after.growth_bytes_per_hour, after.kills) == ("42", 8.0 * MIB, 2)
     assert (after.image, after.rolled_out_at) == ("web:42", rolled_out.timestamp())

@@ -205,15 +205,19 @@ def container_resources(
     container: str, *, kind: ContainerKind | None = None, limit: int | None = None, request: int | None = None
 ) -> Object:
     """A pod spec that sets the container's memory."""
-    amounts = {"limits": limit, "requests": request}
-    resources = {name: {"memory": quantity(size)} for name, size in amounts.items() if size is not None}
+    resources = _memory(limit=limit, request=request)
     section = "initContainers" if kind in (ContainerKind.INIT, ContainerKind.SIDECAR) else "containers"
     return {section: [{"name": container, "resources": resources}]}
 
 
-def pod_limit(limit: int) -> Object:
+def pod_limit(limit: int, request: int | None = None) -> Object:
     """A pod spec with pod-level resources (Kubernetes 1.34)."""
-    return {"resources": {"limits": {"memory": quantity(limit)}}}
+    return {"resources": _memory(limit=limit, request=request)}
+
+
+def _memory(*, limit: int | None, request: int | None) -> Object:
+    amounts = {"limits": limit, "requests": request}
+    return {name: {"memory": quantity(size)} for name, size in amounts.items() if size is not None}
 
 
 def volume_size(volume: str, size: int) -> Object:

@@ -234,6 +234,13 @@ class Facts:
     history: MemoryHistory | None = None
     node: NodeFacts | None = None
 
+    @property
+    def revision(self) -> str | None:
+        """Of the workload, at the kill."""
+        if self.pod is not None:
+            return self.pod.revision
+        return self.history.last.revision if self.history else None
+
 
 # What is said
 

@@ -197,7 +197,7 @@ def _pod_spec(changes: Iterable[Change]) -> Object:
     for change in changes:
         limit, container = change.limit_bytes, change.place.container
         if container is None:
-            spec |= pod_limit(limit) if limit is not None else {}
+            spec |= pod_limit(limit, change.request_bytes) if limit is not None else {}
             continue
         made: Any = container_resources(container, kind=change.kind, limit=limit, request=change.request_bytes)
         [(section, [part])] = made.items()

@@ -177,3 +177,18 @@ def test_a_history_is_read_from_lines() -> None:
     assert len(read_history(lines(20)).last.points) == 20
     with pytest.raises(SourceError, match="empty"):
         read_history([])
+
+
+@pytest.mark.parametrize("begin", [BEGIN, 5.0], ids=["time of Unix", "another clock"])
+def test_growth_is_tied_to_the_revision_that_began_it(begin: float) -> None:
+    flat = [json.loads(line) | {"revision": "41"} for line in lines(600, rate=0, begin=begin)]
+    leaking = [json.loads(line) | {"revision": "42"} for line in lines(290, kill=True, begin=begin + 36_000)]
+    status, out, _ = run("\n".join(map(json.dumps, flat + leaking)))
+    (found,) = [one for one in json.loads(out)["findings"] if one["kind"] == "rollout"]
+    assert status == 0
+    assert (found["revision"], found["former_revision"]) == ("42", "41")
+    assert found["growth_bytes_per_hour"] == pytest.approx(120 * MIB, rel=0.05)
+    assert found["rolled_out_at"] == (begin + 36_000 if begin == BEGIN else None)
+
+    _, out, _ = run("\n".join(map(json.dumps, leaking)))
+    assert [one for one in json.loads(out)["findings"] if one["kind"] == "rollout"] == []

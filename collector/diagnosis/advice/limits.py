@@ -12,7 +12,7 @@ from collector.diagnosis.advice.sizes import (
     size_limit,
     size_request,
 )
-from collector.diagnosis.advice.words import Given, Target, Values, hours, how, lasting_values
+from collector.diagnosis.advice.words import Given, Target, Values, hours, how, lasting_values, of_whole_pod
 from collector.diagnosis.commands import (
     container_resources,
     patch,
@@ -22,6 +22,7 @@ from collector.diagnosis.commands import (
     strategic_merge_patch,
     tidy_up,
 )
+from collector.diagnosis.findings.use import same_limit
 from collector.diagnosis.model import Action, Advice, Pattern
 from collector.model import Cause, ContainerKind, QosClass
 from collector.units import human_bytes
@@ -45,7 +46,7 @@ def advise_limit(given: Given) -> Iterator[Advice]:
     size = size_limit(facts, given.judgement, given.factor)
     if size is None:
         return
-    if facts.cause is Cause.POD_LIMIT and not facts.lone:
+    if of_whole_pod(facts):
         yield _pod(given, size)
     elif facts.spec_limit_bytes is not None and facts.spec_limit_bytes >= size.limit_bytes:
         yield _pending(facts.spec_limit_bytes, given.target, size)
@@ -96,15 +97,18 @@ def _pod(given: Given, size: Size) -> Advice:
     facts, judgement, target = given.facts, given.judgement, given.target
     holder = holder_of(facts, target, size.peak_bytes)
     limits = _limits(facts)
-    if limits is None or size.present_bytes is None or sum(limits) != size.present_bytes:
-        spec = pod_limit(size.limit_bytes)
-        values: Values = {**target.values, **_values(size), "scope": "pod"}
+    is_guaranteed = facts.pod is not None and facts.pod.qos_class is QosClass.GUARANTEED
+    # The kernel rounds each limit down to whole pages.
+    if limits is None or size.present_bytes is None or not same_limit(sum(limits), size.present_bytes):
+        request = size.limit_bytes if is_guaranteed else None
+        spec = pod_limit(size.limit_bytes, request)
+        values: Values = {**target.values, **_values(size), "scope": "pod", "request_bytes": request}
         command = patch(target.workload, spec) if target.workload else None
         most = f"; {holder} holds most" if holder.container is not None else ""
         return Advice(
             action=Action.SET_LIMIT,
-            text=f"Set the memory limit of the pod (not of a container) to {_said(size)}{most}"
-            f"{_if_leak(facts, judgement, size, values)}{how(target.workload)}",
+            text=f"Set the memory limit of the pod (not of a container) to {_said(size)}{_request_said(facts, request)}"
+            f"{most}{_if_leak(facts, judgement, size, values)}{how(target.workload)}",
             values=values,
             command=command,
         )
@@ -113,14 +117,16 @@ def _pod(given: Given, size: Size) -> Advice:
         facts.container.limit_bytes if facts.container else None,
     )
     limit = tidy_up((own or 0) + size.limit_bytes - size.present_bytes)
+    request = limit if is_guaranteed else None
     values = {**holder.values, **_values(size), "limit_bytes": limit, "pod_limit_bytes": size.limit_bytes}
+    values["request_bytes"] = request
     return Advice(
         action=Action.SET_LIMIT,
         text=f"Set the memory limit of {holder}, which holds most, to {_least(size)}{quantity(limit)}: the pod's limit "
-        f"is the sum, and needs {_said(size)}{_if_leak(facts, judgement, size, values)}"
+        f"is the sum, and needs {_said(size)}{_request_said(facts, request)}{_if_leak(facts, judgement, size, values)}"
         f"{how(target.workload, resize=True)}",
         values=values,
-        command=_command(holder, limit=limit),
+        command=_command(holder, limit=limit, request=request),
     )
 
 

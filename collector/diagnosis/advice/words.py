@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from collector.diagnosis.commands import Workload, workload_of
 from collector.diagnosis.model import Value
-from collector.model import ContainerKind
+from collector.model import Cause, ContainerKind
 
 if TYPE_CHECKING:
     from collector.diagnosis.advice.sizes import Lasting
@@ -18,20 +18,26 @@ Values = dict[str, Value]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The container that a step is for. `pod`, `namespace`: where it runs now."""
+    """
+    The container that a step is for; `whole`: all of the pod, where nobody knows which. `pod`, `namespace`: where it
+    runs now.
+    """
 
     workload: Workload | None
     container: str | None
     kind: ContainerKind | None
     namespace: str | None
     pod: str | None
+    whole: bool = False
 
     def __str__(self) -> str:
+        if self.whole:
+            return "the pod"
         return "the container" if self.container is None else f"container {self.container}"
 
     @property
     def values(self) -> Values:
-        values: Values = {}
+        values: Values = {"scope": "pod"} if self.whole else {}
         if self.container is not None:
             values["container"] = self.container
         if self.kind is not None and self.kind is not ContainerKind.APP:
@@ -53,6 +59,18 @@ class Given:
 
     def found(self, kind: FindingKind) -> Finding | None:
         return next((finding for finding in self.findings if finding.kind is kind), None)
+
+    @property
+    def judged(self) -> Target:
+        """Whose memory the history is: at a pod's limit that of all its containers, not the victim's."""
+        if not of_whole_pod(self.facts):
+            return self.target
+        return replace(self.target, container=None, kind=None, whole=True)
+
+
+def of_whole_pod(facts: Facts) -> bool:
+    """The limit that was hit is that of several containers together."""
+    return facts.cause is Cause.POD_LIMIT and not facts.lone
 
 
 def target_of(facts: Facts) -> Target:

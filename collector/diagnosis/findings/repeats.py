@@ -28,8 +28,7 @@ def repeated(facts: Facts) -> Finding | None:
     count = 1 + len(facts.former)
     span = max(former.seconds_before for former in facts.former)
     same_cause = all(former.cause is facts.cause for former in facts.former)
-    revision = facts.pod.revision if facts.pod else None
-    revisions = {former.revision for former in facts.former} | {revision}
+    revisions = {former.revision for former in facts.former} | {facts.revision}
     same_revision = None if None in revisions else len(revisions) == 1
     now = facts.memory.limit_bytes if facts.memory else None
     limits = {former.limit_bytes for former in facts.former} | {now}
@@ -100,8 +99,7 @@ def rollout(facts: Facts) -> Finding | None:
 def _revisions(facts: Facts) -> tuple[Growth, Growth] | None:
     """The victim's revision, and the one before it."""
     revisions = facts.revisions
-    own = facts.pod.revision if facts.pod else None
-    at = next((index for index, one in enumerate(revisions) if one.revision == own), None)
+    at = next((index for index, one in enumerate(revisions) if one.revision == facts.revision), None)
     return (revisions[at - 1], revisions[at]) if at else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from collector.diagnosis.findings.use import evidence
+from collector.diagnosis.findings.use import LARGEST_PAGE_BYTES, evidence
 from collector.diagnosis.model import Finding, FindingKind
 from collector.model import NODE_PRESSURE, Cause, ContainerKind, QosClass
 from collector.units import human_bytes
@@ -12,9 +12,6 @@ from collector.units import human_bytes
 if TYPE_CHECKING:
     from collector.diagnosis.model import Facts
     from collector.model import Container
-
-LARGEST_PAGE_BYTES = 65536
-"""The kernel rounds a limit down to whole pages. Nobody changes a limit by less."""
 
 _WITH_RESOURCES = {ContainerKind.APP, ContainerKind.SIDECAR, ContainerKind.INIT}
 

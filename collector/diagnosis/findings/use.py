@@ -24,6 +24,10 @@ HOLDER_SHARE = 0.5
 """A process that held less than half of the limit did not fill it: its flags did not matter."""
 
 
+LARGEST_PAGE_BYTES = 65536
+"""The kernel rounds a limit down to whole pages. Nobody changes a limit by less."""
+
+
 class Amount(NamedTuple):
     """A number of bytes, and the fact that it is from."""
 
@@ -83,6 +87,10 @@ def container_limit(facts: Facts) -> Amount | None:
     if is_own and facts.memory is not None and facts.memory.limit_bytes:
         return Amount(facts.memory.limit_bytes, "memory.limit_bytes")
     return None
+
+
+def same_limit(one: int, other: int) -> bool:
+    return abs(one - other) < LARGEST_PAGE_BYTES
 
 
 def percent(size: float, of: float) -> int:
