@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 STARTUP_SECONDS = 600.0
 """The first minutes of a life."""
+_LOADED_SECONDS = 400.0
+"""By then what a program loads is there: steady growth that fills the limit later is a fast leak."""
 NEAR = 0.88
 """Of the limit: a use from which it takes little to be killed."""
 
@@ -90,6 +92,8 @@ def _forecast(view: View) -> Judgement:
 def _startup(history: MemoryHistory, view: View) -> Judgement | None:
     """Killed within its first minutes; again and again where more lives were seen."""
     if not view.life.started or view.seconds > STARTUP_SECONDS:
+        return None
+    if view.seconds > _LOADED_SECONDS and _leak(history, view):
         return None
     former = [life for life in history.lives[:-1] if life.killed]
     short = [life for life in former if _seconds(life) <= STARTUP_SECONDS]

@@ -33,7 +33,9 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 LEAST_RISE = 2 * MIB
 LEAST_SECONDS_KILLED = 600.0
-LEAST_SECONDS_ALIVE = 0.75 * HOUR
+LEAST_SECONDS_SHORT = 300.0
+"""Of a life that was killed within minutes, of which the growth has to be most."""
+LEAST_SECONDS_ALIVE = 0.25 * HOUR
 DAY_RISES_SECONDS = 9 * HOUR
 """So long the load of a day may rise as straight as a leak."""
 MORNING_SECONDS = 6 * HOUR
@@ -191,7 +193,7 @@ def _holds_of_killed(series: Series, trend: Trend) -> bool:
     return (
         trend.slope > 0
         and trend.strength >= 5
-        and trend.seconds >= LEAST_SECONDS_KILLED
+        and trend.seconds >= min(LEAST_SECONDS_KILLED, max(LEAST_SECONDS_SHORT, 0.6 * series.seconds))
         and trend.rise >= LEAST_RISE
         and trend.late >= 0.5 * trend.slope
         and _goes_on(series, trend, 0.6, 0.55)
@@ -228,15 +230,18 @@ def _no_day(series: Series, trend: Trend) -> bool:
         return trend.straightness >= 0.8 and (whole or trend.seconds >= 12 * HOUR)
     if trend.seconds >= MORNING_SECONDS and _was_flat_before(series, trend):
         return trend.straightness >= 0.85
+    if trend.seconds < 0.75 * HOUR:
+        # What starts up, or fills a cache, has not come to rest yet.
+        return whole and trend.straightness >= 0.9 and trend.strength >= 20 and trend.rise >= 0.2 * trend.level
     return whole and trend.straightness >= 0.85 and trend.rise >= 0.05 * trend.level
 
 
 def _grew_as_fast_before(series: Series, trend: Trend) -> bool:
-    """Up to a step, as where a cache was loaded in one go."""
+    """Or about as fast: up to a step, as where a cache was loaded in one go, or to another pace."""
     if trend.start < LEAST_BINS:
         return False
     before = trend_from(Series(series.times[: trend.start], series.values[: trend.start]), 0)
-    return before.strength >= 5 and 0.7 <= before.slope / trend.slope <= 1.4
+    return before.strength >= 5 and 0.4 <= before.slope / trend.slope <= 2.5
 
 
 def _was_flat_before(series: Series, trend: Trend) -> bool:
@@ -262,6 +267,8 @@ def _goes_on(series: Series, trend: Trend, halves: float, doublings: float) -> b
     if max(series.line(begin, trend.start).slope for begin in begins) <= 1.15 * trend.slope:
         return True
     # It grew faster before. A leak is steady once all has warmed up.
+    if trend.seconds >= 0.5 * series.seconds and trend.straightness >= 0.92 and trend.strength >= 40:
+        return True  # at another pace, for as long: what fills up slows down all the time
     quarter, half = (series.index_at(series.times[0] + share * series.seconds) for share in (0.25, 0.5))
     if trend.late < 0.8 * trend.early or trend.strength < 20 or half - quarter < 3:
         return False

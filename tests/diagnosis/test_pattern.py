@@ -135,7 +135,16 @@ def test_confidence_means_something() -> None:
         pytest.param([life(ramp(), killed=True, limit=None)], Pattern.LEAK, id="grew, and no limit is known"),
         pytest.param([life(ramp())], Pattern.LEAK, id="grows"),
         pytest.param([life(ramp(), limit=None)], Pattern.LEAK, id="grows without a limit"),
-        pytest.param([life(ramp(30))], Pattern.CALM, id="grows for half an hour"),
+        pytest.param([life(ramp(30))], Pattern.LEAK, id="grows for half an hour"),
+        pytest.param([life(ramp(14))], Pattern.CALM, id="grows for a quarter of an hour"),
+        pytest.param([life([100] * 10 + ramp(30))], Pattern.CALM, id="grows for half an hour, and did not before"),
+        pytest.param([life(ramp(12, rate=70), started=True, killed=True)], Pattern.LEAK, id="filled in twelve minutes"),
+        pytest.param(
+            [life(ramp(8, rate=115), started=True, killed=True)] * 3, Pattern.LEAK, id="filled in eight minutes"
+        ),
+        pytest.param(
+            [life(ramp(4, rate=300), started=True, killed=True)] * 3, Pattern.STARTUP, id="filled in four minutes"
+        ),
         pytest.param([life(noisy(500, 200))], Pattern.CALM, id="does not grow"),
         pytest.param([life([500] * 4)], Pattern.UNKNOWN, id="four samples"),
         pytest.param([life([500] * 20, step=1)], Pattern.UNKNOWN, id="twenty seconds"),
