@@ -120,7 +120,10 @@ class Forecasts:
             if spent >= PASS_CPU_SECONDS:
                 break
             await pace.rest()
-        await self._rollouts.note([(seen.container, seen.trend) for seen in self._looks.values()])
+        try:
+            await self._rollouts.note([(seen.container, seen.trend) for seen in self._looks.values()])
+        except _FAILURES:
+            self._say("revisions: what they show is not noted")
         self._write_letters()
 
     def _look_at(self, container: Watched) -> None:
@@ -136,10 +139,13 @@ class Forecasts:
         try:
             return look(container.life, limit=container.limit_bytes, now=now)
         except _FAILURES:
-            if not self._failed:
-                self._failed = True
-                _log.exception("container %s: no forecast; said of the first such container only", container.id)
+            self._say(f"container {container.id}: no forecast")
             return None
+
+    def _say(self, failure: str) -> None:
+        if not self._failed:
+            self._failed = True
+            _log.exception("%s; said of the first such failure only", failure)
 
     # Events
 

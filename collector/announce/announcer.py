@@ -290,7 +290,14 @@ class Announcer:
                 return False
             if names.container is None and kill.container_id is not None:
                 return False
-        return names is None or self._diagnosis.is_ready(names)
+        return names is None or self._is_ready(names)
+
+    def _is_ready(self, names: Names) -> bool:
+        try:
+            return self._diagnosis.is_ready(names)
+        except Exception:  # noqa: BLE001 - a kill is told whatever happens there
+            _log.exception("pod %s/%s: told without what others know of it", names.namespace, names.pod)
+            return True
 
     def _with_names(self, late: Late, kill: Kill) -> Late:
         names = self._registry.names(kill.pod_uid, kill.container_id)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 RANGE_SECONDS = 86400
 STEP_SECONDS = 300
 """For so long Prometheus repeats a sample that nothing followed."""
+MAX_SAMPLES = 300
+"""Of a series: as many as were asked for, and a few."""
 PODS_PER_REVISION = 3
 MAX_REVISIONS = 10
 
@@ -109,6 +111,8 @@ def parse(answer: object, *, since: float, until: float) -> list[Series]:
             labels: Mapping[str, object] = one["metric"]
             part = _ANON if labels.get("__name__") == _ANON else _WORKING_SET
             parts = sizes.setdefault((str(labels["pod"]), str(labels.get("id", ""))), {})
+            if len(one["values"]) > MAX_SAMPLES:
+                raise ValueError("more samples than were asked for")
             parts[part] = dict(_samples(one["values"], since, until))
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ParseError("answer of Prometheus", str(answer)[:80]) from error

@@ -117,10 +117,11 @@ def recommendations(changes: Iterable[Change]) -> Iterator[Manifest]:
 
 def _steps(diagnosis: Mapping[str, Any], pattern: object) -> dict[Place, list[Mapping[str, Any]]]:
     steps: dict[Place, list[Mapping[str, Any]]] = defaultdict(list)
-    for step in diagnosis.get("advice") or ():
-        place = _place(step)
-        action = step.get("action")
-        if place is None or action not in _OF_THE_LIMIT | _SHOWN:
+    advice = diagnosis.get("advice")
+    for step in advice if isinstance(advice, list) else ():
+        place = _place(step) if isinstance(step, dict) else None
+        action = step.get("action") if place is not None else None
+        if place is None or not isinstance(action, str) or action not in _OF_THE_LIMIT | _SHOWN:
             continue
         if pattern == Pattern.LEAK:
             if action == Action.SET_LIMIT:
@@ -146,9 +147,10 @@ def _change(
     place: Place, steps: Sequence[Mapping[str, Any]], document: Mapping[str, Any], diagnosis: Mapping[str, Any]
 ) -> Change:
     """steps: in their order, the first that says a number counts. None at all: of a leak."""
-    victim = (document.get("container") or {}).get("name")
+    container = document.get("container")
+    victim = container.get("name") if isinstance(container, dict) else None
     changing = [step for step in steps if step["action"] in _SHOWN]
-    kinds = [step.get("container_kind") for step in steps]
+    kinds = [kind for step in steps if isinstance(kind := step.get("container_kind"), str)]
     return Change(
         place=place,
         kind=next((ContainerKind(kind) for kind in kinds if kind in set(ContainerKind)), None),
@@ -173,7 +175,7 @@ def _sets_variable(step: Mapping[str, Any]) -> bool:
 def _kill(document: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> str:
     time, confidence = document.get("time"), diagnosis.get("confidence")
     when = f"{time[:19]}Z" if isinstance(time, str) else "at an unknown time"
-    sure = f" (confidence {confidence:.2f})" if isinstance(confidence, int | float) else ""
+    sure = f" (confidence {confidence:.2f})" if isinstance(confidence, int | float) and 0 <= confidence <= 1 else ""
     judged = f"{document.get('cause')}, {diagnosis.get('pattern')}{sure}"
     return f"Kill {document.get('id')} {when}, {judged}: {document.get('summary')}"
 

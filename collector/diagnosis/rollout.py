@@ -91,6 +91,9 @@ def growths(seen: Iterable[RevisionSeen], kills: Mapping[str, int]) -> tuple[Gro
     """kills: by revision. The newest last: of what was rolled back to, the number tells that it is new again."""
     all_seen = list(seen)
     numbered = all(one.number is not None for one in all_seen)
+    oldest = [one for one in all_seen if one.first_at == LONG_AGO]
+    if not numbered and len(oldest) > 1:  # which of them came first, nobody knows
+        all_seen = [one for one in all_seen if one.first_at != LONG_AGO]
     newest = sorted(all_seen, key=lambda one: (one.number or 0) if numbered else one.first_at)[-MAX_REVISIONS:]
     return tuple(
         Growth(

@@ -7,19 +7,23 @@ The queries of journal.Journal for it; raises sqlite3.Error as they do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collector.diagnosis.rollout import RevisionSeen, merge
+from collector.model import Cause
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MAX_REVISIONS = 2000
 """On a node, of all workloads: the longest not seen go first."""
 FORECASTS_SECONDS = 2 * 86400.0
 """Their keys are those of a day."""
 
+_CAUSES = frozenset(Cause)
+"""Another may be a newer version's."""
 _COLUMNS = ", ".join(RevisionSeen._fields)
 
 
@@ -65,23 +69,41 @@ class Workloads:
             " ORDER BY killed_at DESC LIMIT ?",
             (workload, before, limit),
         )
-        return [FormerKill(*row) for row in rows]
+        return [
+            FormerKill(
+                at, cause, revision if isinstance(revision, str) else None, limit if isinstance(limit, int) else None
+            )
+            for at, cause, revision, limit in rows
+            if cause in _CAUSES
+        ]
 
     def revisions(self, workload: str) -> list[RevisionSeen]:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM revisions WHERE workload = ?", (workload,))
-        return [RevisionSeen(*row) for row in rows]
+        return list(_undamaged(rows))
 
     def all_revisions(self) -> list[RevisionSeen]:
-        return [RevisionSeen(*row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM revisions")]
+        return list(_undamaged(self._db.execute(f"SELECT {_COLUMNS} FROM revisions")))
 
     def was_forecast(self, key: str) -> bool:
         return self._db.execute("SELECT 1 FROM forecasts WHERE key = ?", (key,)).fetchone() is not None
 
     def _revision(self, workload: str, revision: str) -> RevisionSeen | None:
-        row = self._db.execute(
+        rows = self._db.execute(
             f"SELECT {_COLUMNS} FROM revisions WHERE (workload, revision) = (?, ?)", (workload, revision)
-        ).fetchone()
-        return None if row is None else RevisionSeen(*row)
+        )
+        return next(_undamaged(rows), None)
+
+
+def _undamaged(rows: Iterable[tuple[Any, ...]]) -> Iterator[RevisionSeen]:
+    """A column of SQLite takes any type, and what is compared must be a number."""
+    for one in (RevisionSeen(*row) for row in rows):
+        numbers = one.first_at, one.last_at, one.observed_seconds, one.growth_bytes_per_hour or 0.0
+        if all(map(_is_number, (*numbers, one.number or 0, one.rolled_out_at or 0.0))):
+            yield one
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _of_names(key: str) -> str:

@@ -336,3 +336,27 @@ def taking(store: Store, on_settled: Callable[[list[str] | None], None]) -> Iter
         yield made
     finally:
         made.stop()
+
+
+async def test_a_diagnosis_that_fails_to_get_ready_delays_no_kill(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor may it take along what the same slice has told of others."""
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        asked: list[object] = []
+
+        def is_ready(names: object) -> bool:
+            asked.append(names)
+            if len(asked) == 2:
+                raise TypeError("made up")
+            return True
+
+        monkeypatch.setattr(made.diagnosis, "is_ready", is_ready)
+        for identity in "abc":
+            incident = replace(judge(*lines.report()), id=identity, time=datetime.now(UTC))
+            made.store.apply(Batch(at=NOW, entries=[entry(incident)]))
+        made.announcer.look(["a", "b", "c"])
+        await asyncio.sleep(0.2)
+        assert sorted(told["id"] for told in made.printed) == ["a", "b", "c"]
+    assert "made up" in caplog.text

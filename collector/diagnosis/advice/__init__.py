@@ -12,7 +12,7 @@ from collector.diagnosis.advice.leak import advise_fix, advise_not_to_raise, adv
 from collector.diagnosis.advice.limits import advise_limit, advise_request
 from collector.diagnosis.advice.profiling import advise_profile
 from collector.diagnosis.advice.runtime import advise_runtime
-from collector.diagnosis.advice.sizes import present_limit
+from collector.diagnosis.advice.sizes import own_limit, present_limit
 from collector.diagnosis.advice.victim import advise_victim
 from collector.diagnosis.advice.volumes import advise_volume
 from collector.diagnosis.advice.words import Given, target_of
@@ -22,9 +22,9 @@ from collector.model import NODE_PRESSURE, Cause
 from collector.units import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from collector.diagnosis.model import Facts, Finding, Judgement
+    from collector.diagnosis.model import Facts, Finding, Judgement, Value
 
 FACTOR = 1.25
 """A limit is that many times the peak."""
@@ -56,9 +56,9 @@ def _advise(given: Given) -> Iterator[Advice]:
 def _leak(given: Given) -> Iterator[Advice]:
     limit = present_limit(given.facts, given.judgement)
     yield from advise_not_to_raise(given)
-    yield from advise_volume(given, limit)
-    yield from advise_runtime(given, limit, new=False)
     yield advise_profile(given)
+    yield from advise_volume(given, limit)
+    yield from advise_runtime(given, own_limit(given.facts, given.judgement), new=False)
     yield from advise_roll_back(given)
     yield advise_fix(given)
 
@@ -66,12 +66,26 @@ def _leak(given: Given) -> Iterator[Advice]:
 def _too_low(given: Given) -> Iterator[Advice]:
     raised = list(advise_limit(given))
     yield from raised
-    new = next((one.values["limit_bytes"] for one in raised if one.action is Action.SET_LIMIT), None)
-    limit = new if isinstance(new, int) else present_limit(given.facts, given.judgement)
-    yield from advise_runtime(given, limit, new=new is not None)
-    yield from advise_volume(given, limit)
+    new = next((one.values for one in raised if one.action in _CHANGE_LIMIT), {})
+    own = new.get("limit_bytes") if _is_of_victim(new, given) else None
+    yield from advise_runtime(given, _size(own) or own_limit(given.facts, given.judgement), new=own is not None)
+    # A volume is the pod's, and so is its limit.
+    limit = _size(new.get("pod_limit_bytes", new.get("limit_bytes")))
+    yield from advise_volume(given, limit or present_limit(given.facts, given.judgement))
     yield from _kernel_memory(given)
     yield from _fan_out(given)
+
+
+_CHANGE_LIMIT = frozenset({Action.SET_LIMIT, Action.CHANGE_NESTED_LIMIT})
+
+
+def _is_of_victim(new: Mapping[str, Value], given: Given) -> bool:
+    """At a pod's limit it may be another container's that is raised, or the pod's."""
+    return new.get("scope") != "pod" and new.get("container", given.target.container) == given.target.container
+
+
+def _size(value: Value) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _spike(given: Given) -> Iterator[Advice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from collector.diagnosis.advice.limits import holder_of
 from collector.diagnosis.advice.sizes import lasting, present_limit
 from collector.diagnosis.advice.words import Given, Values, hours, lasting_values
 from collector.diagnosis.commands import quantity, roll_back, tidy_up
@@ -12,14 +13,14 @@ from collector.model import Cause
 from collector.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from collector.diagnosis.model import Growth
 
 
 def advise_not_to_raise(given: Given) -> Iterator[Advice]:
     """Nothing, where its cost in hours is not known: a nested limit is not what the history is measured against."""
-    facts, judgement, target = given.facts, given.judgement, given.target
+    facts, judgement, target = given.facts, given.judgement, given.judged
     present, growth = present_limit(facts, judgement), judgement.growth_bytes_per_hour
     if present is None or growth is None or facts.cause is Cause.NESTED_LIMIT:
         return
@@ -48,14 +49,14 @@ def advise_roll_back(given: Given) -> Iterator[Advice]:
     *former, current = given.facts.revisions or (None,)
     if current is None or not (current.growth_bytes_per_hour or 0) > 0:
         return
-    flat = _last_flat(former)
-    if flat is None:
+    revision = next((one for one in reversed(former) if one.growth_bytes_per_hour == 0), None)
+    if revision is None:
         return
-    revision, direct = flat
     grows = human_bytes(round(current.growth_bytes_per_hour or 0))
-    undo = roll_back(target.workload, revision.number) if target.workload else None
-    if revision.number is None and not direct:
-        undo = None  # without a number it goes to the one before
+    # Without a number it goes to the one before, which this node need not have seen.
+    undo = None
+    if target.workload is not None and revision.number is not None:
+        undo = roll_back(target.workload, revision.number)
     unnumbered = "" if revision.number is not None else "; its number is not known: see kubectl rollout history"
     values: Values = {
         **target.values,
@@ -74,26 +75,19 @@ def advise_roll_back(given: Given) -> Iterator[Advice]:
     )
 
 
-def _last_flat(former: Sequence[Growth]) -> tuple[Growth, bool] | None:
-    """With whether it is the one right before."""
-    for before, revision in enumerate(reversed(former)):
-        if revision.growth_bytes_per_hour == 0:
-            return revision, before == 0
-    return None
-
-
 def _called(revision: Growth) -> str:
     return revision.revision if revision.number is None else str(revision.number)
 
 
 def advise_fix(given: Given) -> Advice:
-    judgement, target = given.judgement, given.target
+    judgement, target = given.judgement, given.judged
     grows = f"its {judgement.grows} memory" if judgement.grows else "its memory"
     growth = judgement.growth_bytes_per_hour
     pace = "" if growth is None else f" by {human_bytes(round(growth))} an hour"
     return Advice(
         action=Action.FIX_LEAK,
-        text=f"Fix the leak in {target}: {grows} grows{pace} and does not level off; no limit is high enough",
+        text=f"Fix the leak in {target}: {grows} grows{pace} and does not level off; no limit is high enough"
+        f"{_which(given)}",
         values={
             **target.values,
             "growth_bytes_per_hour": None if growth is None else round(growth),
@@ -101,3 +95,12 @@ def advise_fix(given: Given) -> Advice:
             "grows": judgement.grows,
         },
     )
+
+
+def _which(given: Given) -> str:
+    """Who holds most need not be who grows."""
+    if not given.judged.whole:
+        return ""
+    holder = holder_of(given.facts, given.target, given.judgement.peak_bytes).container
+    most = "" if holder is None else f"; {holder} held most"
+    return f"; which of its containers it is, is not known here{most}"

@@ -6,6 +6,7 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from collector.diagnosis.advice.limits import holder_of
 from collector.diagnosis.commands import forward, in_container
 from collector.diagnosis.model import Action, Advice, Finding, FindingKind
 
@@ -61,6 +62,10 @@ _HOW = {
 
 def advise_profile(given: Given) -> Advice:
     target, runtime = given.target, runtime_of(given.facts, given.findings)
+    if given.judged.whole:
+        holder = holder_of(given.facts, target, given.judgement.peak_bytes)
+        if holder != target:  # of what runs there nothing is known
+            target, runtime = given.judged if holder.container is None else holder, None
     text, command = f"{_WARNING} profile the memory of {target} while it is high, twice, and compare", None
     if runtime is Runtime.GO:
         text = f"{_WARNING} read the heap profile, if the program serves net/http/pprof (here on port {_PPROF_PORT})"

@@ -2,8 +2,8 @@
 What a runtime has to be told of its limit: the heap gets 75 % of the *new* one. The rest is for what a heap is not:
 threads, code, buffers, the runtime itself.
 
-Only the memory flags of a command line and an environment are ever known (processes/hints.py). So a line that sets a
-whole variable says that what else it holds must be kept, and a flag of a command line is left to whoever wrote that.
+Only the memory flags of a command line and an environment are ever known (processes/hints.py). What else a variable of
+options holds is not, and a line that sets it would take that away: so there is none, neither for a command line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from collector.diagnosis.advice.words import Given, Target, Values, how
 from collector.diagnosis.commands import MIB, set_env
+from collector.diagnosis.findings.jvm import MIN_RAM_PERCENTAGE, SMALL_HEAP_BYTES, effective
+from collector.diagnosis.findings.use import listed
 from collector.diagnosis.model import Action, Advice, Finding, FindingKind, Pattern, Value
 from collector.units import human_bytes
 
@@ -29,6 +31,7 @@ _JVM_PLACES = ("_JAVA_OPTIONS", "", "JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")
 _NODE_PLACES = ("", "NODE_OPTIONS")
 _IN_VARIABLE = re.compile(r"(?P<place>[A-Z_]+): (?P<flag>.+)")
 _WORKERS_VARIABLE = "WEB_CONCURRENCY"
+_READS_THE_VARIABLE = re.compile(r"gunicorn|uvicorn|puma")
 
 
 class Heap(NamedTuple):
@@ -66,10 +69,14 @@ def _is_too_large(finding: Finding, heap: Heap) -> bool:
 
 
 def _jvm_flag(hints: tuple[str, ...], heap: int) -> str:
-    """A percentage follows the limit the next time too, unless the JVM was told not to look at it."""
+    """
+    A percentage follows the limit the next time too, unless the JVM was told not to look at it, or another one counts
+    for so little memory. Java 8 does not start with one that has no decimal point.
+    """
     flags = {hint.rpartition(": ")[2] for hint in hints}
     blind = "-XX:-UseContainerSupport" in flags or any(flag.startswith("-XX:MaxRAM=") for flag in flags)
-    return f"-Xmx{heap // MIB}m" if blind else "-XX:MaxRAMPercentage=75"
+    is_small = heap / HEAP_SHARE * MIN_RAM_PERCENTAGE / 100 < SMALL_HEAP_BYTES
+    return f"-Xmx{heap // MIB}m" if blind or is_small else "-XX:MaxRAMPercentage=75.0"
 
 
 def _find(
@@ -96,19 +103,37 @@ def _flag(
     target, hints = given.target, given.facts.hints or ()
     replaced, variable = _find(hints, patterns, places)
     instead = "" if replaced is None else f" in place of {replaced}"
+    beside = [one for one in map(_placed, hints) if one != (variable, replaced)]
+    against = [one for one in beside if _defeats(one, flag, heap, places.index(variable), places)]
+    also = [f"{one} {f'in {place}' if place else 'on the command line'}" for place, one in against]
+    if also:
+        instead += f"; take out {listed(also)}, which would keep it from working"
     where = f"in {variable} (keep what else it holds)" if variable else "on the command line"
     values: Values = {**target.values, "flag": flag, "heap_bytes": heap.size, "replaces": replaced, "share": HEAP_SHARE}
-    command = None
     if variable:
-        values["variable"] = variable
-        kept = [one for place, one in map(_placed, hints) if place == variable and one not in (replaced, flag)]
-        values["value"] = " ".join([*kept, flag])
-        command = _set(target, variable, str(values["value"]))
+        kept = [one for place, one in beside if place == variable and one != flag and (place, one) not in against]
+        values |= {"variable": variable, "memory_flags": " ".join([*kept, flag])}
     return Advice(
         action=Action.SET_RUNTIME_FLAG,
         text=f"Give the heap {heap.of}: {flag} {where}{instead}; the rest is for what is not heap{_how(target)}",
         values=values,
-        command=command,
+    )
+
+
+def _defeats(placed: tuple[str, str], flag: str, heap: Heap, rank: int, places: tuple[str, ...]) -> bool:
+    """Another flag that bounds the heap and counts more, or an initial size above it, with which no JVM starts."""
+    place, other = placed
+    if place not in places or other == flag:
+        return False
+    stronger = places.index(place) <= rank
+    if flag.startswith("--"):
+        return stronger and _NODE_HEAP[0].fullmatch(other) is not None
+    name, given = next(iter(effective((other,)).items()), ("", None))
+    if name == "InitialHeapSize":
+        return given is not None and given.size > heap.size
+    percentage = not flag.startswith("-Xmx")
+    return (name == "MaxHeapSize" and (percentage or stronger)) or (
+        name == "MaxRAMPercentage" and percentage and stronger
     )
 
 
@@ -140,15 +165,17 @@ def _workers(given: Given, finding: Finding, heap: Heap) -> Iterator[Advice]:
     fit = max(1, int(heap.size // size))
     if fit >= workers:
         return
-    # Flags win over the variable: it helps only where no flag was seen.
+    # Flags win over the variable, and most servers do not know it.
     flagged = any("--workers=" in hint for hint in hints)
+    reads = any(hint.startswith(f"{_WORKERS_VARIABLE}=") for hint in hints)
+    reads = reads or _READS_THE_VARIABLE.match(given.facts.victim.comm or "") is not None
     values: dict[str, Value] = {**target.values, "workers": fit, "workers_now": int(workers), "worker_bytes": int(size)}
     yield Advice(
         action=Action.REDUCE_WORKERS,
         text=f"Or run {fit} worker{'s' if fit > 1 else ''} instead of {int(workers)}: each takes "
         f"{human_bytes(int(size))}, and so many fit {heap.of}{_how(target)}",
         values=values,
-        command=None if flagged else _set(target, _WORKERS_VARIABLE, str(fit)),
+        command=None if flagged or not reads else _set(target, _WORKERS_VARIABLE, str(fit)),
     )
 
 

@@ -53,6 +53,16 @@ def present_limit(facts: Facts, judgement: Judgement) -> int | None:
     return reported or judgement.limit_bytes or declared or None
 
 
+def own_limit(facts: Facts, judgement: Judgement) -> int | None:
+    """What the victim's own process has to fit into; at a pod's limit that of its container, where that has one."""
+    if facts.cause is Cause.NESTED_LIMIT:
+        return facts.memory.limit_bytes if facts.memory else None
+    if facts.cause is not Cause.POD_LIMIT or facts.lone:
+        return present_limit(facts, judgement)
+    own, of_pod = facts.container.limit_bytes if facts.container else None, present_limit(facts, judgement)
+    return None if own is None or own == of_pod else own
+
+
 def size_limit(facts: Facts, judgement: Judgement, factor: float) -> Size | None:
     """
     The peak times `factor`, tidy. Whoever was killed at a limit wanted more than was seen: then the peak is estimated,

@@ -41,10 +41,13 @@ def prefork(facts: Facts) -> Finding | None:
     if len(group) < LEAST_WORKERS or held < HOLDER_SHARE * limit.size:
         return _by_configuration(facts, configured, limit)
     told = f" ({configured} workers configured)" if configured else ""
+    if held > limit.size:
+        why = "so they share much of it, and what each has of its own is not known"
+    else:
+        why = "each worker takes its own share, and what they have in common counts once for each"
     return Finding(
         kind=FindingKind.PREFORK,
-        text=f"{_together(group, limit, facts)}{told}: each worker takes its own share, and what they have in common "
-        f"counts once for each",
+        text=f"{_together(group, limit, facts)}{told}: {why}",
         values=_group_values(group, limit) | {"workers_configured": configured},
         evidence=evidence("tasks", "victim.comm", limit.evidence, "hints" if configured else None),
     )
@@ -85,7 +88,8 @@ def fan_out(facts: Facts) -> Finding | None:
         return None
     group = max(_by_comm(facts.tasks).values(), key=_resident, default=[])
     held = _resident(group)
-    if len(group) < LEAST_FAN_OUT or held < HOLDER_SHARE * limit.size:
+    # What is more than the limit is shared, as between a process and its forks: then it may be the size of one.
+    if len(group) < LEAST_FAN_OUT or not HOLDER_SHARE * limit.size <= held <= limit.size:
         return None
     if max(task.rss_bytes or 0 for task in group) > HOLDER_SHARE * held:
         return None
@@ -111,22 +115,25 @@ def _resident(group: list[Task]) -> int:
 
 def _together(group: list[Task], limit: Amount, facts: Facts) -> str:
     held = _resident(group)
-    return (
+    resident = (
         f"{len(group)} processes {group[0].comm} had {human_bytes(held)} resident, "
-        f"{human_bytes(held // len(group))} each on average, {percent(held, limit.size)} % of {limit_words(facts)} of "
-        f"{human_bytes(limit.size)}"
+        f"{human_bytes(held // len(group))} each on average"
     )
+    if held > limit.size:
+        return f"{resident}, more than {limit_words(facts)} of {human_bytes(limit.size)}"
+    return f"{resident}, {percent(held, limit.size)} % of {limit_words(facts)} of {human_bytes(limit.size)}"
 
 
 def _group_values(group: list[Task], limit: Amount) -> dict[str, int | float | str | bool | None]:
+    """`mean_bytes` None: most of it may be shared, so that one process less gives back little."""
     held = _resident(group)
     return {
         "comm": group[0].comm,
         "processes": len(group),
-        "mean_bytes": held // len(group),
+        "mean_bytes": held // len(group) if held <= limit.size else None,
         "together_bytes": held,
         "limit_bytes": limit.size,
-        "percent": percent(held, limit.size),
+        "percent": min(100, percent(held, limit.size)),
     }
 
 

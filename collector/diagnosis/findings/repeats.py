@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from collector.diagnosis.findings.use import evidence
+from collector.diagnosis.findings.use import evidence, same_limit
 from collector.diagnosis.model import Finding, FindingKind
-from collector.model import Fate
+from collector.model import Cause, Fate
 from collector.units import human_bytes
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ def repeated(facts: Facts) -> Finding | None:
     same_cause = all(former.cause is facts.cause for former in facts.former)
     revisions = {former.revision for former in facts.former} | {facts.revision}
     same_revision = None if None in revisions else len(revisions) == 1
-    now = facts.memory.limit_bytes if facts.memory else None
-    limits = {former.limit_bytes for former in facts.former} | {now}
-    same_limit = None if None in limits or not same_cause else len(limits) == 1
+    same = _same_limit(facts) if same_cause else None
     words = ["each for the same cause" if same_cause else "not always for the same cause"]
-    if same_limit is not None:
-        words.append("with the same limit" if same_limit else "though the limit has changed")
+    if same is not None:
+        words.append("with the same limit" if same else "though the limit has changed")
     if same_revision is not None:
         words.append("in the same revision" if same_revision else f"in {len(revisions)} revisions")
     return Finding(
@@ -45,15 +43,26 @@ def repeated(facts: Facts) -> Finding | None:
             "kills": count,
             "span_seconds": span,
             "same_cause": same_cause,
-            "same_limit": same_limit,
+            "same_limit": same,
             "same_revision": same_revision,
         },
         evidence=evidence(
             "former",
-            None if same_limit is None else "memory.limit_bytes",
+            None if same is None else "memory.limit_bytes",
             None if same_revision is None else "pod.revision",
         ),
     )
+
+
+def _same_limit(facts: Facts) -> bool | None:
+    """Of former kills it is the container's that is known; None: another's was hit, or it is not known."""
+    is_own = facts.cause is Cause.CONTAINER_LIMIT or (facts.cause is Cause.POD_LIMIT and facts.lone)
+    limits = [former.limit_bytes for former in facts.former]
+    known = [limit for limit in limits if limit is not None]
+    now = facts.memory.limit_bytes if facts.memory else None
+    if not is_own or now is None or len(known) < len(limits):
+        return None
+    return all(same_limit(limit, now) for limit in known)
 
 
 def crash_loop(facts: Facts) -> Finding | None:

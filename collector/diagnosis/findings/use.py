@@ -76,7 +76,8 @@ def limit_of(facts: Facts) -> Amount | None:
         return None
     if facts.memory is not None and facts.memory.limit_bytes:
         return Amount(facts.memory.limit_bytes, "memory.limit_bytes")
-    return container_limit(facts)
+    is_own = facts.cause is Cause.CONTAINER_LIMIT or facts.lone
+    return container_limit(facts) if is_own else None
 
 
 def container_limit(facts: Facts) -> Amount | None:

@@ -15,7 +15,7 @@ from collector.diagnosis.commands import Workload, quantity, set_resources, tidy
 from collector.diagnosis.model import Action, Advice, Facts, Finding, FindingKind, Neighbour, PodUse, Value
 from collector.diagnosis.node.evictions import LOOK_SECONDS, WINDOW_SECONDS
 from collector.diagnosis.node.use import Use, over_users, pods_in_use
-from collector.model import NODE_PRESSURE, Cause, ContainerKind
+from collector.model import NODE_PRESSURE, Cause, ContainerKind, QosClass
 from collector.units import human_bytes
 
 MOST_PODS = 3
@@ -93,7 +93,11 @@ def _requests_of(use: Use, facts: Facts) -> Iterator[Advice]:
         }
         if workload is not None:
             values |= {"workload": str(workload), "namespace": workload.namespace}
-        command = set_resources(workload, name, kind=container.kind, request=request) if workload else None
+        # A resize must not make a BestEffort pod another.
+        is_fixed = workload is not None and workload.kind == "Pod" and pod.qos_class is QosClass.BEST_EFFORT
+        command = None
+        if workload is not None and not is_fixed:
+            command = set_resources(workload, name, kind=container.kind, request=request)
         now = f" instead of {quantity(present)}" if present else ""
         by = f" (in the manifest of {workload})" if workload is not None and command is None else ""
         yield Advice(
