@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from collector.diagnosis.model import Growth
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from collector.diagnosis.model import Growth
 
 FLAT_AFTER_SECONDS = 3600.0
 """A life without a trend that was watched for so long is called flat; before, nothing is known of it."""
@@ -89,6 +89,8 @@ def _join(told: RevisionSeen, one: RevisionSeen, other: RevisionSeen) -> Revisio
 
 def growths(seen: Iterable[RevisionSeen], kills: Mapping[str, int]) -> tuple[Growth, ...]:
     """kills: by revision. The newest last: of what was rolled back to, the number tells that it is new again."""
+    from collector.diagnosis.model import Growth  # with the rest of a diagnosis: see diagnosis_on_demand.py
+
     all_seen = list(seen)
     numbered = all(one.number is not None for one in all_seen)
     oldest = [one for one in all_seen if one.first_at == LONG_AGO]
