@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import subprocess
@@ -9,17 +10,20 @@ import sys
 import time
 import tracemalloc
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias
 
 from bench.cgroups import INTERVAL
 from bench.measure import MIB, Figure, best_cpu
 from collector.diagnosis.diagnose import diagnose
-from collector.diagnosis.forecast import look, might_grow
+from collector.diagnosis.forecast import look
 from collector.diagnosis.model import Facts, MemoryHistory
 from collector.diagnosis.timeline import Timeline, from_life
+from collector.forecasts import Forecasts
 from collector.history import BIN_SECONDS, BINS, SAMPLES, Bounds, Sample
 from collector.history import Life as KeptLife
-from collector.model import Cause, Process
+from collector.model import Cause, ContainerId, Process
+from collector.witnesses import Watched
 from tests.diagnosis.held_out import SHAPES
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 CONTAINERS = 500
 _ROUNDS = 5
+_PASSES = 10
 _LIMIT = 8 << 30
 
 
@@ -79,28 +84,37 @@ def _facts(history: MemoryHistory) -> Facts:
 def _measure_forecast() -> Iterator[Figure]:
     for kind, use in (("busy", _use_busily), ("all leak", _leak)):
         lives = [_fill(number, use) for number in range(CONTAINERS)]
-        suspects = sum(might_grow(life) for life in lives)
-        total, longest, told = _pass(lives)
         what = f"forecast of {CONTAINERS} containers, {kind}"
-        note = f"one pass, each minute; {suspects} looked at well, {told} told to grow; the best of {_ROUNDS}"
-        bound = kind == "busy"
-        must, aim = (60.0, 30.0) if bound else (None, None)
-        yield Figure(what=f"{what}: CPU", value=total * 1e3, unit="ms", must=must, aim=aim, note=note)
+        cpu, looked_at = asyncio.run(_passes(lives))
+        note = f"one pass, each minute; {looked_at:.0f} looked at, the next pass goes on; mean of {_PASSES}"
+        yield Figure(what=f"{what}: CPU", value=cpu * 1e3, unit="ms", must=60, aim=30, note=note)
+        longest = max(best_cpu([partial(look, life, limit=_LIMIT, now=life.last_at) for life in lives], rounds=_ROUNDS))
         note = "the longest look at one container, without a pause"
         yield Figure(what=f"{what}: longest piece", value=longest * 1e3, unit="ms", must=8, aim=4, note=note)
 
 
-def _pass(lives: Sequence[KeptLife]) -> tuple[float, float, int]:
-    """CPU seconds of all and of the longest look, and of how many growth was told."""
-    now, best, longest, told = lives[0].last / 10, float("inf"), float("inf"), 0
-    for _ in range(_ROUNDS):
-        began, looks, told = time.process_time(), [], 0
-        for life in lives:
-            start = time.process_time()
-            told += look(life, limit=_LIMIT, now=now) is not None
-            looks.append(time.process_time() - start)
-        best, longest = min(best, time.process_time() - began), min(longest, max(looks))
-    return best, longest, told
+async def _passes(lives: Sequence[KeptLife]) -> tuple[float, float]:
+    """CPU seconds of one of the agent's passes, and how many containers it looked at; the API is not asked."""
+    looks = 0
+
+    def watched() -> list[Watched]:
+        return [Watched(ContainerId(f"{number:064x}"), life, 0, _LIMIT) for number, life in enumerate(lives)]
+
+    async def note(containers: object) -> None:
+        pass
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return lives[0].last_at
+
+    cluster, rollouts = SimpleNamespace(find=lambda *_: None), SimpleNamespace(note=note)
+    forecasts = Forecasts(watched, cluster, None, rollouts, node=None, horizon=0, clock=clock)  # type: ignore[arg-type]
+    await forecasts.look()
+    looks, began = 0, time.process_time()
+    for _ in range(_PASSES):
+        await forecasts.look()
+    return (time.process_time() - began) / _PASSES, looks / _PASSES
 
 
 def _use_busily(number: int, at: float, chance: random.Random) -> int:
