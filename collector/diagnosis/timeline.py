@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 4096
 MAX_LIVES = 100
+_EXIT_SECONDS = 2.0
+"""So long the memory of a killed container may still be seen."""
+_UNSEEN_SECONDS = 600.0
+"""A container that is killed so soon after it was killed before died at its start, if nothing else was seen of it."""
 _FORMER_POINTS = 512
 """Of a life that is not the last one."""
 _NO_LIMIT = 1 << 62
@@ -47,7 +51,6 @@ class Timeline:
         self._lives: deque[Life] = deque(maxlen=MAX_LIVES)
         self._points = _Thinned()
         self._started = False
-        self._ended = False
         self._revision: str | None = None
         self._cause: Cause | None = None
 
@@ -75,9 +78,9 @@ class Timeline:
     def history(self) -> MemoryHistory | None:
         """None: there was no sample."""
         lives, cause = list(self._lives), self._cause
-        points = self._points.all()
-        if points:
-            lives.append(self._life(points, killed=False))
+        life = self._life(killed=False)
+        if life is not None:
+            lives.append(life)
             cause = None
         return MemoryHistory(lives=tuple(lives), cause=cause) if lives else None
 
@@ -101,17 +104,27 @@ class Timeline:
 
     def _end(self, *, killed: bool) -> None:
         """A second kill of one moment, or one before any sample, ends nothing."""
-        points = self._points.all()
-        if points:
+        life = self._life(killed=killed)
+        if life is not None:
             if self._lives:
                 former = self._lives[-1]
                 self._lives[-1] = replace(former, points=_thin(former.points, _FORMER_POINTS))
-            self._lives.append(self._life(points, killed=killed))
+            self._lives.append(life)
         self._points = _Thinned()
         self._started = False
 
-    def _life(self, points: tuple[Point, ...], *, killed: bool) -> Life:
-        return Life(points=points, started=self._started, killed=killed, revision=self._revision)
+    def _life(self, *, killed: bool) -> Life | None:
+        """None: nothing was seen of it but what the one before left while it exited."""
+        points, started = self._points.all(), self._started
+        if not points:
+            return None
+        if self._lives and self._lives[-1].killed and not started:
+            since_kill = points[-1].time - self._lives[-1].points[-1].time
+            if not killed and since_kill <= _EXIT_SECONDS:
+                return None
+            # The next kill came before a sample did.
+            started = killed and len(points) == 1 and since_kill <= _UNSEEN_SECONDS
+        return Life(points=points, started=started, killed=killed, revision=self._revision)
 
 
 class _Thinned:

@@ -63,8 +63,22 @@ def test_start_and_kill_bound_lives() -> None:
 
 
 def test_what_is_sampled_after_a_kill_is_another_life() -> None:
-    made = read([row(0), row(1, event="oom_kill"), row(2)])
-    assert times(made) == [[0, 1], [2]]
+    made = read([row(0), row(1, event="oom_kill"), row(9)])
+    assert times(made) == [[0, 1], [9]]
+
+
+def test_what_is_left_of_a_killed_one_is_no_life() -> None:
+    made = read([row(0), row(1, event="oom_kill", cause="container_limit"), row(1.02)])
+    assert (times(made), made.last.killed, made.cause) == ([[0, 1]], True, Cause.CONTAINER_LIMIT)
+    made = read([row(0), row(1, event="oom_kill"), row(1.02), row(20, event="start"), row(30)])
+    assert times(made) == [[0, 1], [20, 30]]
+
+
+@pytest.mark.parametrize(("at", "started"), [(14, True), (5000, False)])
+def test_killed_again_before_it_was_sampled(at: float, started: bool) -> None:
+    made = read([row(0, event="start"), row(1, event="oom_kill"), row(at, event="oom_kill")])
+    assert times(made) == [[0, 1], [at]]
+    assert (made.last.started, made.last.killed) == (started, True)
 
 
 def test_an_event_may_lack_its_sample() -> None:
@@ -78,7 +92,7 @@ def test_an_event_may_lack_its_sample() -> None:
     [
         pytest.param([row(0, event="oom_kill", cause="node")], Cause.NODE, id="of the kill"),
         pytest.param([row(0, cause="node"), row(1, event="oom_kill")], None, id="of another sample"),
-        pytest.param([row(0, event="oom_kill", cause="node"), row(1)], None, id="of a former life"),
+        pytest.param([row(0, event="oom_kill", cause="node"), row(9)], None, id="of a former life"),
         pytest.param([row(0, event="oom_kill", cause="moon")], None, id="none of ours"),
         pytest.param([row(0, event="oom_kill", cause=["node"])], None, id="no text"),
     ],
