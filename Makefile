@@ -3,6 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test test-kernel test-cluster bench lock clean
 KERNEL ?=
+SCENARIOS ?=
 ARGS ?=
 
 help: ## show this list
@@ -17,9 +18,9 @@ test: ## the whole check: format, lint, types, import rules, tests
 	@scripts/setup dev
 	@scripts/check
 
-test-kernel: ## the agent in a virtual machine on a real kernel; KERNEL=6.1 or another, or KERNEL=all
+test-kernel: ## the agent in a virtual machine on a real kernel; KERNEL=6.1 or all, SCENARIOS='burst node' for a few
 	@scripts/setup dev
-	@tests/kernel/run $(KERNEL)
+	@tests/kernel/run $(addprefix --scenario ,$(SCENARIOS)) $(KERNEL)
 
 test-cluster: ## contract tests on the cluster of KUBECONFIG; with IMAGE=... the chart on it and a pod of each kind killed
 	@[ -n "$$KUBECONFIG" ] || { echo "usage: KUBECONFIG=... [IMAGE=...] make test-cluster (tests/cluster/README.md)" >&2; exit 2; }
