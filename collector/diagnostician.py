@@ -248,7 +248,9 @@ class Diagnostician:
             from_life(one, started=self._witnesses.saw_begin(one), killed=self._ended_with_one_of(kills, one))
             for _, one in former[1 - MAX_LIVES :]
         ]
-        judged_life = from_life(last, started=self._witnesses.saw_begin(last), killed=True, until=max(at, last.began))
+        # Where it outlived a kill before, what was killed now is not what was started then.
+        started = self._witnesses.saw_begin(last) and not any(kill > last.began for kill in kills)
+        judged_life = from_life(last, started=started, killed=True, until=max(at, last.began))
         return MemoryHistory(lives=(*lives, judged_life))
 
     def _lives_of(self, name: str, at: float) -> list[tuple[Key, _Kept]]:

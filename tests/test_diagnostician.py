@@ -252,6 +252,13 @@ def test_the_first_sample_may_come_a_moment_after_the_kill(world: World) -> None
     assert times == sorted(times)
 
 
+def test_a_container_that_outlived_a_kill_was_not_killed_at_its_start(world: World) -> None:
+    world.sampled(lines.CONTAINER, {180.0 - 10 * n: 2 * MIB for n in range(18)})
+    assert world.diagnose(world.killed())["pattern"] == "startup"
+    world.was_killed(60)
+    assert world.diagnose(world.killed(id="another"))["pattern"] == "spike"
+
+
 def test_a_life_that_was_there_before_the_agent_may_be_older(world: World) -> None:
     world.sampled(lines.CONTAINER, {40.0 - 10 * n: n * MIB for n in range(4)}, saw_begin=False)
     assert world.diagnose(world.killed())["pattern"] != "startup"
