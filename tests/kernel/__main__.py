@@ -13,7 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from . import fixtures, payload, vm
-from .guest.scenarios import SCENARIOS
+from .guest.scenarios import ON_REQUEST, SCENARIOS
 
 ALL = ["5.10", "6.1", "6.12", "newest"]
 DEFAULT = ["6.1"]
@@ -129,7 +129,12 @@ def main() -> int:
     parser.add_argument(
         "kernel", nargs="*", default=DEFAULT, help=f"5.10, 6.1, ... newest, or all (default: {DEFAULT[0]})"
     )
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be given again")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=[*names, *(scenario.name for scenario in ON_REQUEST)],
+        help="only this one; may be given again",
+    )
     parser.add_argument("--fixtures", action="store_true", help="write the raw captures to fixtures/")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep captures, incidents and logs here")
     options = parser.parse_args()

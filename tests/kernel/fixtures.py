@@ -23,7 +23,13 @@ BARE = {"nested-limit": "cgroupfs", "hostile-comm": "cgroupfs", "burst": "cgroup
 
 
 def write(node: dict[str, Any], series: str, captures: Path) -> None:
-    """Write fixtures/<kernel>-<scenario>/ for what was captured; `captures` holds one directory for each scenario."""
+    """
+    Write fixtures/<kernel>-<scenario>/ for what was captured; `captures` holds one directory for each scenario.
+
+    And fixtures/histories/, where `record` has run.
+    """
+    for history in (captures / "histories").glob("*.jsonl"):
+        (FIXTURES / "histories" / history.name).write_bytes(history.read_bytes())
     for scenario in CAPTURED.get(series, EVERYWHERE):
         captured = captures / scenario / "kmsg"
         if not captured.exists():

@@ -71,6 +71,9 @@ def build(work: Path, scenarios: list[str]) -> Path:
         add(tar, "lab/scenarios", "\n".join(scenarios).encode())
         for path in (*(HERE / "guest").glob("*.py"), HERE / "guest/cri.proto"):
             tar.add(path, f"lab/guest/{path.name}")
+        for path in (HERE / "guest/programs").iterdir():
+            tar.add(path, f"lab/programs/{path.name}")
+        tar.add(SOURCE / "deploy/examples", "lab/examples")
         for name in ("api_server.py", "events_api.py"):
             tar.add(SOURCE / "tests/kube" / name, f"lab/tests/kube/{name}")
         tar.add(hog, "lab/rootfs/bin/hog")

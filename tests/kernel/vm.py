@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BOOT_SECONDS = 90  # a boot takes 10 to 20 under emulation
-RUN_SECONDS = 1800
+RUN_SECONDS = 3600
 OUTPUT_BYTES = 256 << 20
 
 
@@ -22,7 +22,7 @@ class VmError(Exception):
     """No virtual machine came up, or it gave no answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """What a virtual machine of one kernel series boots from."""
 
@@ -31,6 +31,7 @@ class Image:
     kernel: Path
     initrd: Path
     root: Path
+    programs: Path
 
 
 def build_images(series: list[str]) -> list[Image]:
@@ -39,7 +40,7 @@ def build_images(series: list[str]) -> list[Image]:
     if built.returncode:
         raise VmError("the images could not be built")
     rows = [line.split() for line in built.stdout.splitlines()]
-    return [Image(series=s, release=r, kernel=Path(k), initrd=Path(i), root=Path(o)) for s, r, k, i, o in rows]
+    return [Image(row[0], row[1], *map(Path, row[2:])) for row in rows]
 
 
 def accelerator() -> str:
@@ -57,7 +58,7 @@ def qemu_command(image: Image, *, payload: Path, output: Path, console: Path) ->
     """
     Build the command line.
 
-    Disks: a the root (never written: snapshot=on), b the payload, c the output. Serial ports: the kernel's console to a
+    Disks: a the root (never written: snapshot=on), b the payload, c the output, d the programs. Serial ports: the kernel's console to a
     file, the tests' output to stdout. All of this works in every series without a module beyond virtio_blk.
     """
     kvm = accelerator() == "kvm"
@@ -73,6 +74,7 @@ def qemu_command(image: Image, *, payload: Path, output: Path, console: Path) ->
         "-drive", f"file={image.root},if=virtio,format=raw,snapshot=on",
         "-drive", f"file={payload},if=virtio,format=raw,readonly=on",
         "-drive", f"file={output},if=virtio,format=raw",
+        "-drive", f"file={image.programs},if=virtio,format=raw,readonly=on",
         "-serial", f"file:{console}", "-serial", "stdio",
     ]  # fmt: skip
 

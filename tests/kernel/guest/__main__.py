@@ -16,7 +16,7 @@ from .agent import PASS_SECONDS, Agent, Document
 from .containers import BUNDLES, sh
 from .expected import Expected, differences
 from .lab import OUT, RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, wait_for_kills
-from .scenarios import SCENARIOS
+from .scenarios import ON_REQUEST, SCENARIOS
 from .witness import Counters, KernelLog, counters, killed_pids
 
 KILL_SECONDS = 300
@@ -93,7 +93,7 @@ def run(scenario: Scenario, log: KernelLog, agent: Agent) -> int:
         lab.clean_up()
     records, counted = log.since(position), counters() - before
     directory = OUT / scenario.name
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "kmsg").write_bytes(b"".join(records))
     (directory / "incidents.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
     emit(
@@ -129,7 +129,7 @@ def main() -> None:
     agent = Agent("main")
     told = 0
     emit("node", **describe_node(), agent_sources=sorted(agent.sources_up()))
-    for scenario in SCENARIOS:
+    for scenario in (*SCENARIOS, *ON_REQUEST):
         if scenario.name == "node":  # from here on the node's caches are cold
             emit("latency", **latency.measure(log, agent))
             told = len(agent.wait_for(int(agent.total("oom_kills_total"))))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .containers import sh
-from .kubelet import NAMESPACE, NODE_NAME, Manifest, PodWorker
+from .kubelet import EXAMPLES_NAMESPACE, NAMESPACE, NODE_NAME, Manifest, PodWorker
 
 Event = dict[str, Any]
 
@@ -38,7 +38,7 @@ class Api:
 
         logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # clients that hang up are no errors
         self._loop = loop
-        self._events = EventsApi(NAMESPACE)
+        self._events = EventsApi(NAMESPACE, EXAMPLES_NAMESPACE)
         self._server = ApiServer(self._events.mount, tls=service_account())
         self._server.tokens = {TOKEN}
         self.node_uid = str(metadata_of(self._server.add_node(NODE_NAME))["uid"])

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from .witness import CGROUPS
@@ -115,7 +116,10 @@ class Container:
         swap_max: int = 0,
         oom_group: bool = False,
         oom_score_adj: int | None = None,
+        root: Path = ROOT,
+        mounts: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
+        """mounts: directories and files of the node, by where the container sees them."""
         Container.made += 1
         self.pod, self.memory_max = pod, memory_max
         self.id = f"{0xC0FFEE0000 + Container.made:064x}"
@@ -128,7 +132,8 @@ class Container:
         }
         if memory_max:
             resources["memory"] = {"limit": memory_max}
-        (bundle / "config.json").write_text(json.dumps(oci_config(list(command), adj, cgroups_path, resources)))
+        config = oci_config(list(command), adj, cgroups_path, resources, root, mounts)
+        (bundle / "config.json").write_text(json.dumps(config))
         # Not a pipe: the container keeps the log open for as long as it lives.
         with (bundle / "log").open("wb") as log:
             started = subprocess.run(
@@ -146,7 +151,7 @@ class Container:
     def alive(self) -> bool:
         try:
             return "\nState:\tZ" not in Path(f"/proc/{self.pid}/status").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or while it was read
             return False
 
     def processes(self) -> list[int]:
@@ -156,7 +161,14 @@ class Container:
         sh(*self.pod.driver.command, "delete", "--force", self.id)
 
 
-def oci_config(args: list[str], adj: int, cgroups_path: str, resources: dict[str, object]) -> dict[str, object]:
+def oci_config(
+    args: list[str],
+    adj: int,
+    cgroups_path: str,
+    resources: dict[str, object],
+    root: Path,
+    mounts: Mapping[str, Path],
+) -> dict[str, object]:
     """Build a config.json of the OCI runtime specification: as little as runc and crun both take."""
 
     def mount(where: str, kind: str, *options: str) -> dict[str, object]:
@@ -164,12 +176,12 @@ def oci_config(args: list[str], adj: int, cgroups_path: str, resources: dict[str
 
     return {
         "ociVersion": "1.0.2",
-        "root": {"path": str(ROOT), "readonly": True},
+        "root": {"path": str(root), "readonly": True},
         "process": {
             "cwd": "/",
             "user": {"uid": 0, "gid": 0},
             "args": args,
-            "env": ["PATH=/bin"],
+            "env": ["PATH=/usr/bin:/bin"],
             "oomScoreAdj": adj,
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
         },
@@ -177,6 +189,10 @@ def oci_config(args: list[str], adj: int, cgroups_path: str, resources: dict[str
             mount("/proc", "proc"),
             mount("/dev", "tmpfs", "nosuid", "mode=755", "size=1m"),
             mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "size=512m"),
+            *(
+                {"destination": where, "source": str(source), "options": ["rbind", "ro"]}
+                for where, source in mounts.items()
+            ),
         ],
         "linux": {
             "cgroupsPath": cgroups_path,

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
 from .agent import wait_until
 from .containers import ADJ, MIB, Pod, Qos, sh
 from .cri import IMAGE, Cri
+from .runtimes import program_mounts
 from .witness import CGROUPS
 
 Manifest = dict[str, Any]
+ConfigMaps = Mapping[str, Mapping[str, str]]  # by name, then by file
 
 NODE_NAME = "node"
 NAMESPACE = "shop"
+EXAMPLES_NAMESPACE = "oom-examples"
 LOGS = Path("/var/log")
 VOLUMES = Path("/var/lib/kubelet/pods")
 SYNC_SECONDS = 0.5
 LIVES = 2  # the third waits in CrashLoopBackOff for longer than a test takes
+UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 HOST_NETWORK = {"network": "NODE", "pid": "CONTAINER"}
 TEMPLATE_HASH = "7d4b9c6f5"
 
@@ -32,10 +37,12 @@ TEMPLATE_HASH = "7d4b9c6f5"
 def container(name: str, *command: str, limit: int | None = 48 * MIB, **more: Any) -> Manifest:
     """Build what stands in a pod's `containers`; `limit` is its memory limit, and its request."""
     resources = {"limits": {"memory": str(limit)}, "requests": {"memory": str(limit)}} if limit else {}
-    return {"name": name, "image": IMAGE, "command": list(command), "resources": resources, **more}
+    return {"name": name, "image": IMAGE, "command": list(command), "resources": resources} | more
 
 
-def manifest(name: str, *containers: Manifest, restart: str = "Never", **spec: Any) -> Manifest:
+def manifest(
+    name: str, *containers: Manifest, restart: str = "Never", namespace: str = NAMESPACE, **spec: Any
+) -> Manifest:
     """Build a pod of the Deployment `name`."""
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{name}-{TEMPLATE_HASH}", "controller": True}
     return {
@@ -43,7 +50,7 @@ def manifest(name: str, *containers: Manifest, restart: str = "Never", **spec: A
         "kind": "Pod",
         "metadata": {
             "name": f"{name}-{TEMPLATE_HASH}-x2v5k",
-            "namespace": NAMESPACE,
+            "namespace": namespace,
             "uid": str(uuid4()),
             "labels": {"app": name, "pod-template-hash": TEMPLATE_HASH},
             "ownerReferences": [owner],
@@ -68,6 +75,12 @@ def static(name: str, *containers: Manifest) -> Manifest:
         "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": NODE_NAME, "controller": True}],
     }
     return pod
+
+
+def quantity(text: str) -> int:
+    """`50Mi` or `52428800` -> bytes."""
+    unit = UNITS.get(text[-2:])
+    return int(text) if unit is None else int(text[:-2]) * unit
 
 
 def rfc3339(seconds: float) -> str:
@@ -131,6 +144,7 @@ class Role:
     spec: Manifest
     initial: bool
     restart: str
+    most_lives: int
     lives: list[Life] = field(default_factory=list)
 
     @property
@@ -147,7 +161,7 @@ class Role:
 
     def is_due(self) -> bool:
         """Whether it has to be started now."""
-        return not self.lives or (self.is_waiting() and len(self.lives) < LIVES)
+        return not self.lives or (self.is_waiting() and len(self.lives) < self.most_lives)
 
     def is_waiting(self) -> bool:
         """Whether it has ended and will be started again."""
@@ -196,7 +210,9 @@ class Role:
 class PodWorker:
     """One pod from its sandbox to its end."""
 
-    def __init__(self, cri: Cri, pod: Manifest, *, driver: str, group_kill: bool) -> None:
+    def __init__(
+        self, cri: Cri, pod: Manifest, *, driver: str, group_kill: bool, lives: int, config_maps: ConfigMaps
+    ) -> None:
         self._cri, self._driver, self._group_kill = cri, driver, group_kill
         spec, metadata = pod["spec"], pod["metadata"]
         self.name, self.namespace = metadata["name"], metadata["namespace"]
@@ -208,7 +224,7 @@ class PodWorker:
         self.qos: Qos = "burstable" if has_request else "besteffort"
         self.cgroup = Pod(driver=driver, qos=self.qos, uid=self.uid)
         self.roles = [
-            Role(container, key == "initContainers", spec["restartPolicy"])
+            Role(container, key == "initContainers", spec["restartPolicy"], lives)
             for key in ("initContainers", "containers")
             for container in spec.get(key, ())
         ]
@@ -221,8 +237,7 @@ class PodWorker:
         self._logs = LOGS / "pods" / f"{self.namespace}_{self.name}_{self.uid}"
         self._logs.mkdir(parents=True)
         for volume in spec.get("volumes", ()):
-            self._volume(volume["name"]).mkdir(parents=True)
-            sh("mount", "-t", "tmpfs", "tmpfs", str(self._volume(volume["name"])))
+            self._fill(volume, config_maps)
         self._sandbox_config = {
             "metadata": {"name": self.name, "uid": self.uid, "namespace": self.namespace, "attempt": 0},
             "log_directory": str(self._logs),
@@ -269,10 +284,22 @@ class PodWorker:
             link.unlink()
         sh("rm", "-r", str(self._logs))
         for volume in self._manifest["spec"].get("volumes", ()):
-            sh("umount", str(self._volume(volume["name"])))
+            if "emptyDir" in volume:
+                sh("umount", str(self._volume(volume["name"])))
 
     def _links(self) -> Iterator[Path]:
         yield from (LOGS / "containers").glob(f"{self.name}_{self.namespace}_*.log")
+
+    def _fill(self, volume: Manifest, config_maps: ConfigMaps) -> None:
+        directory = self._volume(volume["name"])
+        directory.mkdir(parents=True)
+        if "configMap" in volume:
+            for name, text in config_maps[volume["configMap"]["name"]].items():
+                (directory / name).write_text(text)
+        else:
+            limit = volume["emptyDir"].get("sizeLimit")
+            options = ("-o", f"size={quantity(limit)}") if limit else ()
+            sh("mount", "-t", "tmpfs", *options, "tmpfs", str(directory))
 
     def _volume(self, name: str) -> Path:
         return VOLUMES / self.uid / "volumes" / "kubernetes.io~empty-dir" / name
@@ -287,15 +314,15 @@ class PodWorker:
             "unified": {"memory.oom.group": str(int(self._group_kill)), "memory.swap.max": "0"},
         }
         if limit:
-            resources["memory_limit_in_bytes"] = int(limit)
+            resources["memory_limit_in_bytes"] = quantity(limit)
+        mounts = {mount["mountPath"]: self._volume(mount["name"]) for mount in role.spec.get("volumeMounts", ())}
+        if role.spec["image"] != IMAGE:  # any other stands for the programs of its name
+            mounts |= program_mounts()
         config = {
             "metadata": {"name": name, "attempt": attempt},
             "image": {"image": IMAGE},
-            "command": role.spec["command"],
-            "mounts": [
-                {"container_path": mount["mountPath"], "host_path": str(self._volume(mount["name"]))}
-                for mount in role.spec.get("volumeMounts", ())
-            ],
+            "command": [*role.spec["command"], *role.spec.get("args", ())],
+            "mounts": [{"container_path": where, "host_path": str(what)} for where, what in mounts.items()],
             "labels": {**self._labels, "io.kubernetes.container.name": name},
             "annotations": {"io.kubernetes.container.restartCount": str(attempt)},
             "log_path": log,
@@ -307,7 +334,7 @@ class PodWorker:
         container_id = made["container_id"]
         self._cri.call("StartContainer", container_id=container_id)
         cgroup, _ = self.cgroup.container_cgroup(container_id)
-        life = Life(self.cgroup, container_id, int(limit) if limit else None, cgroup)
+        life = Life(self.cgroup, container_id, quantity(limit) if limit else None, cgroup)
         life.status = self._cri.call("ContainerStatus", container_id=container_id)["status"]
         link = LOGS / "containers" / f"{self.name}_{self.namespace}_{name}-{container_id}.log"
         link.parent.mkdir(exist_ok=True)
@@ -336,12 +363,28 @@ class Kubelet:
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
-    def run(self, pod: Manifest, *, driver: str = "systemd", group_kill: bool = False) -> PodWorker:
+    def run(
+        self,
+        pod: Manifest,
+        *,
+        driver: str = "systemd",
+        group_kill: bool = False,
+        lives: int = LIVES,
+        config_maps: ConfigMaps = MappingProxyType({}),
+    ) -> PodWorker:
         with self._lock:
-            worker = PodWorker(self._cri, pod, driver=driver, group_kill=group_kill)
+            worker = PodWorker(
+                self._cri, pod, driver=driver, group_kill=group_kill, lives=lives, config_maps=config_maps
+            )
             self._workers.append(worker)
             self._sync(worker)
         return worker
+
+    def delete(self, worker: PodWorker) -> None:
+        with self._lock:
+            self._workers.remove(worker)
+            worker.delete()
+            self._hide(self._shown.pop(worker.uid))
 
     def wait(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
         def checked() -> bool:

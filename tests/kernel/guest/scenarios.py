@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .advice import advice_50mi, advice_jvm, advice_minutes, examples, walkthrough
 from .agent import PASS_SECONDS, Document, wait_until
 from .containers import MIB, BareContainer, Pod, make_cgroup, reap, sh, start_hog
 from .end_to_end import api_down, cri, node_pressure
@@ -19,6 +20,7 @@ from .expected import ANY, Expected, in_storm, of
 from .lab import RATE_LIMIT_REPORTS, RATE_LIMIT_SECONDS, Lab, Scenario, shell, wait_for_kills
 from .load import churn, fork_storm, max_storm
 from .once import bare, burst, downtime, group_of_90, kill_9, overrun, vanish
+from .record import record
 from .views import namespaced, nobody, read_only, refused
 from .witness import counters
 
@@ -231,4 +233,13 @@ SCENARIOS = (
     Scenario(name="cri", run=cri),
     Scenario(name="cri-api-down", run=api_down),
     Scenario(name="cri-node", run=node_pressure),
+    Scenario(name="examples", run=examples),
+    Scenario(name="advice-50mi", run=advice_50mi),
+    Scenario(name="advice-jvm", run=advice_jvm),
+    Scenario(name="advice-minutes", run=advice_minutes),
+)
+# These are no tests: they run where they are asked for.
+ON_REQUEST = (
+    Scenario(name="record", run=record),
+    Scenario(name="walkthrough", run=walkthrough),
 )
