@@ -196,6 +196,13 @@ def test_the_request(requested: int | None, steady: int | None, expected: int | 
     assert ("--requests" in (advice.command or "")) is (expected is not None)
 
 
+@pytest.mark.parametrize(("requested", "said"), [(64 * MIB, "its steady state"), (500 * MIB, "as today")])
+def test_a_request_says_where_it_is_from(requested: int, said: str) -> None:
+    container = replace(CONTAINER, request_bytes=requested)
+    advice = step(advise(replace(FACTS, container=container), TOO_LOW, ()), Action.SET_LIMIT)
+    assert said in advice.text
+
+
 def test_what_the_spec_requests_counts_as_what_is_in_force() -> None:
     advice = step(advise(replace(FACTS, spec_request_bytes=600 * MIB), TOO_LOW, ()), Action.SET_LIMIT)
     assert advice.values["request_bytes"] == 600 * MIB

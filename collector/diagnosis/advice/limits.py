@@ -210,7 +210,8 @@ def _request_said(facts: Facts, request: int | None) -> str:
         return ""
     if facts.pod is not None and facts.pod.qos_class is QosClass.GUARANTEED:
         return "; request the same, so that it stays Guaranteed"
-    return f"; request {quantity(request)}, its steady state"
+    today = max(facts.spec_request_bytes or 0, (facts.container.request_bytes if facts.container else None) or 0)
+    return f"; request {quantity(request)}, {'as today' if request == today else 'its steady state'}"
 
 
 def _if_leak(facts: Facts, judgement: Judgement, size: Size, values: Values) -> str:
