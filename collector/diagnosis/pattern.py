@@ -20,7 +20,7 @@ STARTUP_SECONDS = 600.0
 """The first minutes of a life."""
 _LOADED_SECONDS = 400.0
 """By then what a program loads is there: steady growth that fills the limit later is a fast leak."""
-NEAR = 0.85
+NEAR = 0.88
 """Of the limit: a use from which it takes little to be killed."""
 
 _HELD = 0.975

@@ -268,7 +268,7 @@ def examples_at(name: str, faster: Mapping[str, float]) -> list[Expected]:
         wait_for_fates(on, sick.values())
         for each, run in sick.items():
             keep(run, OUT / name / each)
-            told = {document["container"]["name"] for document in run.documents()}
+            told = {document["container"]["name"] for document in run.settled()}
             assert told == {run.worker.role().name}, f"{each}: {told}"
         fates = {document["fate"] for document in sick["child"].settled()}
         assert fates == {"survived"}, f"child: {fates}"
