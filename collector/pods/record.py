@@ -315,7 +315,7 @@ def _container_id(value: object) -> ContainerId | None:
 
 
 def _digest(value: object) -> str | None:
-    """`docker.io/library/app@sha256:0d1f...` -> `sha256:0d1f...`, shortened: what tells two images apart is enough."""
+    """`registry.example/app@sha256:0d1f...` -> `sha256:0d1f...`, shortened: what tells two images apart is enough."""
     match = _DIGEST.search(_text(value) or "")
     return sys.intern(match[1]) if match else None
 

@@ -56,7 +56,7 @@ def test_pod_of_a_deployment() -> None:
 @pytest.mark.parametrize(
     ("image_id", "digest"),
     [
-        pytest.param(f"docker.io/library/app@sha256:{'0123456789abcdef' * 4}", "sha256:0123456789ab", id="containerd"),
+        pytest.param(f"registry.example/app@sha256:{'0123456789abcdef' * 4}", "sha256:0123456789ab", id="containerd"),
         pytest.param(f"docker-pullable://app@sha256:{'0' * 64}", "sha256:000000000000", id="dockerd"),
         pytest.param(f"sha256:{'0' * 64}", None, id="the image's own id, which no registry knows"),
         pytest.param(f"app@sha256:{'0' * 63}", None, id="cut off"),
