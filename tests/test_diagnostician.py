@@ -18,6 +18,7 @@ from collector import diagnostician
 from collector.cluster import Cluster
 from collector.diagnosis.diagnose import judge_facts
 from collector.diagnosis.model import Facts, Judgement, Life
+from collector.diagnosis.rollout import RevisionSeen
 from collector.diagnostician import Diagnostician
 from collector.document import to_document
 from collector.history import Bounds, History, Key, Sample
@@ -412,3 +413,19 @@ def test_a_diagnosis_is_cheap(world: World) -> None:
         world.diagnose({**document, "id": str(number)})
         spent.append(time.thread_time() - began)
     assert min(spent) < 0.06
+
+
+def test_the_kill_itself_counts_among_those_of_its_revision(world: World) -> None:
+    late = Late(names=replace(NAMES, revision="7d9f8"))
+    workload = workload_of(late)
+    assert workload is not None
+    now = time.time()
+    seen = [
+        RevisionSeen(workload, revision, None, now - age, now, age, 0.0)
+        for revision, age in (("7d9f8", 9e3), ("5c2", 9e4))
+    ]
+    world.store.apply(Batch(at=datetime.now(UTC), revisions=seen))
+    world.sampled(lines.CONTAINER, STEADY)
+    world.was_killed(60)
+    world.diagnose(world.killed(), late)
+    assert [(one.revision, one.kills) for one in world.judged[-1].revisions] == [("5c2", 0), ("7d9f8", 2)]

@@ -188,6 +188,7 @@ def test_growth_is_tied_to_the_revision_that_began_it(begin: float) -> None:
     assert status == 0
     assert (found["revision"], found["former_revision"]) == ("42", "41")
     assert found["growth_bytes_per_hour"] == pytest.approx(120 * MIB, rel=0.05)
+    assert (found["evidence"], found["kills"]) == (["revisions", "history"], 1)
     assert found["rolled_out_at"] == (begin + 36_000 if begin == BEGIN else None)
 
     _, out, _ = run("\n".join(map(json.dumps, leaking)))

@@ -78,7 +78,7 @@ CASES = {
     "JVM: by its name, flags from the environment alone": Case(
         FindingKind.JVM_HEAP,
         facts(
-            hints=hints("/opt/launch", environ={"_JAVA_OPTIONS": "-Xmx500m"}),
+            hints=hints("/app/launch", environ={"_JAVA_OPTIONS": "-Xmx500m"}),
             victim=victim("java"),
             memory=MemoryUse(limit_bytes=512 * MIB),
         ),

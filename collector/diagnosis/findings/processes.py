@@ -187,26 +187,24 @@ def child_killed(facts: Facts) -> Finding | None:
 
 
 def sidecar_victim(facts: Facts) -> Finding | None:
-    container = facts.container
-    if container is None or container.kind is not ContainerKind.SIDECAR:
-        return None
-    name = f" {container.name}" if container.name is not None else ""
-    return Finding(
-        kind=FindingKind.SIDECAR_VICTIM,
-        text=f"The victim is the sidecar{name}, not the application: its own limit and request are the ones that count",
-        values={"container": container.name},
-        evidence=("container.kind",),
-    )
+    meaning = "not the application: its own limit and request are the ones that count"
+    return _victim_of_kind(facts, ContainerKind.SIDECAR, FindingKind.SIDECAR_VICTIM, f"sidecar{{}}, {meaning}")
 
 
 def init_victim(facts: Facts) -> Finding | None:
+    meaning = "until it succeeds, the pod's application does not start"
+    return _victim_of_kind(facts, ContainerKind.INIT, FindingKind.INIT_VICTIM, f"init container{{}}: {meaning}")
+
+
+def _victim_of_kind(facts: Facts, kind: ContainerKind, finding: FindingKind, words: str) -> Finding | None:
+    """words: with a place for the container's name."""
     container = facts.container
-    if container is None or container.kind is not ContainerKind.INIT:
+    if container is None or container.kind is not kind:
         return None
     name = f" {container.name}" if container.name is not None else ""
     return Finding(
-        kind=FindingKind.INIT_VICTIM,
-        text=f"The victim is the init container{name}: until it succeeds, the pod's application does not start",
+        kind=finding,
+        text=f"The victim is the {words.format(name)}",
         values={"container": container.name},
         evidence=("container.kind",),
     )

@@ -98,10 +98,10 @@ def rollout(facts: Facts) -> Finding | None:
         return None
     growth = now.growth_bytes_per_hour
     if growth and growth > 0 and before.growth_bytes_per_hour == 0:
-        return _since(f"Grows {human_bytes(round(growth))}/h since", "was flat", now, before)
+        return _since(f"Grows {human_bytes(round(growth))}/h since", "was flat", now, before, facts)
     if now.kills and not before.kills and before.observed_seconds >= now.observed_seconds:
         times = f"Killed {now.kills} times" if now.kills > 1 else "Killed"
-        return _since(f"{times} since", "was not", now, before)
+        return _since(f"{times} since", "was not", now, before, facts)
     return None
 
 
@@ -112,7 +112,7 @@ def _revisions(facts: Facts) -> tuple[Growth, Growth] | None:
     return (revisions[at - 1], revisions[at]) if at else None
 
 
-def _since(what: str, was: str, now: Growth, before: Growth) -> Finding:
+def _since(what: str, was: str, now: Growth, before: Growth, facts: Facts) -> Finding:
     details = []
     if now.image is not None:
         details.append(f"image {_short(now.image)}")
@@ -136,7 +136,7 @@ def _since(what: str, was: str, now: Growth, before: Growth) -> Finding:
             "former_image": before.image,
             "former_observed_seconds": before.observed_seconds,
         },
-        evidence=("revisions", "pod.revision"),
+        evidence=("revisions", "history" if facts.pod is None else "pod.revision"),
     )
 
 
