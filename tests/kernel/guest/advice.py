@@ -63,7 +63,7 @@ def example(name: str, *, faster: float = 1.0) -> Load:
 
 def program(app: str, name: str, *arguments: str, limit_mib: int) -> Load:
     """One of programs/ in a pod of its own."""
-    one = container("web", PYTHON, f"/opt/{name}.py", *arguments, limit=limit_mib * MIB, image="python:3-slim")
+    one = container("web", PYTHON, f"/srv/{name}.py", *arguments, limit=limit_mib * MIB, image="python:3-slim")
     return Load(manifest(app, one, restart="Always"))
 
 

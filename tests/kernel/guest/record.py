@@ -37,19 +37,19 @@ class Program:
 
 
 def python(program: str, *arguments: str) -> tuple[str, ...]:
-    return PYTHON, f"/opt/{program}.py", *arguments
+    return PYTHON, f"/srv/{program}.py", *arguments
 
 
-HEAP_128 = ("-Xmx128m", "-XX:+UseSerialGC", "-cp", "/opt", "Shop")
+HEAP_128 = ("-Xmx128m", "-XX:+UseSerialGC", "-cp", "/srv", "Shop")
 PROGRAMS = (
     Program(name="startup", command=python("startup", "100000000"), limit_mib=50, every=0.2),
     Program(name="python-cache-leak", command=python("cache_leak", "85"), limit_mib=96),
     Program(name="python-slow-leak", command=python("cache_leak", "60"), limit_mib=512, dies=False),
     Program(name="python-garbage", command=python("garbage", "40"), limit_mib=96, dies=False),
-    Program(name="node-leak", command=(NODE, "--max-old-space-size=512", "/opt/leak.js", "80"), limit_mib=128),
+    Program(name="node-leak", command=(NODE, "--max-old-space-size=512", "/srv/leak.js", "80"), limit_mib=128),
     Program(
         name="node-bounded",
-        command=(NODE, "--max-old-space-size=96", "/opt/bounded.js", "40"),
+        command=(NODE, "--max-old-space-size=96", "/srv/bounded.js", "40"),
         limit_mib=192,
         dies=False,
     ),

@@ -1,4 +1,4 @@
-"""Real programs in containers: a root file system with a JDK, Node.js and Python, and programs/ in its /opt."""
+"""Real programs in containers: a root file system with a JDK, Node.js and Python, and programs/ in its /srv."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def programs_root() -> Path:
     """Mount it, once a boot, and compile what has to be."""
     ROOT.mkdir()
     sh("mount", "-o", "ro", DISK, str(ROOT))
-    sh("mount", "-t", "tmpfs", "tmpfs", str(ROOT / "opt"))
-    sh("cp", "-r", f"{SOURCES}/.", str(ROOT / "opt"))
+    sh("mount", "-t", "tmpfs", "tmpfs", str(ROOT / "srv"))
+    sh("cp", "-r", f"{SOURCES}/.", str(ROOT / "srv"))
     sh("mount", "--bind", "/proc", str(ROOT / "proc"))  # the JVM looks there
-    sh("chroot", str(ROOT), "javac", "-d", "/opt", "/opt/Shop.java")
+    sh("chroot", str(ROOT), "javac", "-d", "/srv", "/srv/Shop.java")
     sh("umount", str(ROOT / "proc"))
     return ROOT
 
@@ -30,5 +30,5 @@ def program_mounts() -> dict[str, Path]:
     """What turns a container of busybox into one that has them; by where it sees what."""
     root = programs_root()
     java = [f"etc/{path.name}" for path in (root / "etc").glob("java-*")]
-    mounts = {f"/{name}": root / name for name in ("usr", "opt", "etc/alternatives", *java)}
+    mounts = {f"/{name}": root / name for name in ("usr", "srv", "etc/alternatives", *java)}
     return {**mounts, "/lib": root / "usr/lib", "/lib64": root / "usr/lib64"}
