@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from collector.diagnosis.model import MemoryHistory, Pattern
 from collector.diagnosis.pattern import judge
 from collector.diagnosis.timeline import from_life
+from collector.history import BINS
 
 if TYPE_CHECKING:
     from collector.history import Life
@@ -56,7 +57,10 @@ def look(life: Life, *, limit: int | None, now: float) -> Trend | None:
 
 
 def might_grow(life: Life) -> bool:
-    """False: `judge` would find nothing. It is not highest now, or has risen little of late."""
+    """
+    False: `judge` would find nothing, as it is not highest now, or has risen little of late; or it was about as high
+    before, and what was before that is forgotten: it may be given back each night.
+    """
     floors = life.bins.column(_LEAST_WORKING_SET)
     size = -(-len(floors) // _PARTS)
     parts = [min(floors[max(0, end - size) : end]) for end in range(len(floors), 0, -size)]
@@ -64,4 +68,6 @@ def might_grow(life: Life) -> bool:
         return False
     now, highest = parts[0], max(parts)
     rise = highest - min(parts)
+    if len(floors) == BINS and max(floors[: floors.index(min(floors))], default=0) > now - rise / 2:
+        return False
     return rise >= _LEAST_PAGES and now >= highest - rise / 10 and now - parts[min(3, len(parts) - 1)] >= rise / 10

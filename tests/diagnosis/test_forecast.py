@@ -1,0 +1,43 @@
+"""The agent's look at a container that lives, of which it knows a day."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from collector.diagnosis.forecast import look
+from collector.history import Bounds, Life, Sample
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+MIB = 1 << 20
+LIMIT = 2048 * MIB
+SETTLED_HOURS = range(25, 72)
+
+
+def told_at(hours: range, used: list[int], *, interval: float = 300.0) -> list[int]:
+    """The hours at which growth is told. used: bytes, a sample each `interval` seconds from 0 on."""
+    life, told = Life(), []
+    for index, size in enumerate(used):
+        at = index * interval
+        hour, into = divmod(at, HOUR)
+        if not into and int(hour) in hours and look(life, limit=LIMIT, now=at):
+            told.append(int(hour))
+        sample = Sample(current=size, working_set=size, anon=size, file=0, shmem=0, kernel=0, swap=0)
+        life.add(sample, Bounds(limit=LIMIT, peak=None, stall_seconds=None), at)
+    return told
+
+
+def test_a_leak_is_told_at_any_hour_of_its_second_and_third_day() -> None:
+    rng = random.Random(7)
+    used = [round((300 + 10 * index / 12 + rng.gauss(0, 2)) * MIB) for index in range(72 * 12)]
+    assert told_at(SETTLED_HOURS, used) == list(SETTLED_HOURS)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.55, 0.9])
+def test_what_is_given_back_each_night_is_not_told_when_a_night_was_seen(phase: float) -> None:
+    """In the last hour before it comes, the last night is about to be forgotten."""
+    rng = random.Random(7)
+    used = [round((300 + 240 * ((index / 288 + phase) % 1) + rng.gauss(0, 2)) * MIB) for index in range(72 * 12)]
+    assert len(told_at(SETTLED_HOURS, used)) <= 2
