@@ -63,6 +63,7 @@ class Config:
     limit_factor: float
     forecast_horizon: float
     prometheus_url: str | None
+    prometheus_token_file: Path | None
     log_level: str
 
 
@@ -395,6 +396,13 @@ SETTINGS = (
         default="",
         parse=_name,
         help="a Prometheus with cAdvisor's metrics: diagnoses use its history of other nodes and of before the agent",
+    ),
+    Setting(
+        flag="--prometheus-token-file",
+        metavar="PATH",
+        default="",
+        parse=_optional_path,
+        help="a bearer token for that Prometheus, read anew for each question: such tokens are renewed",
     ),
     Setting(flag="--log-level", metavar="LEVEL", default="info", parse=_level, help="debug, info, warning or error"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from collector.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from collector.model import Names
 
@@ -47,6 +49,8 @@ PAUSE_SECONDS = 60.0
 MAX_ASKING = 4
 MAX_WAITING = 32
 SLICE_SECONDS = 0.005
+
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +70,13 @@ class PrometheusHistory:
     Raises ConfigError for an address that is none.
     """
 
-    def __init__(self, url: str, *, user_agent: str, on_state: Callable[[bool], None]) -> None:
+    def __init__(
+        self, url: str, *, token_file: Path | None = None, user_agent: str, on_state: Callable[[bool], None]
+    ) -> None:
         base = parse_target("--prometheus-url", url)
         self._target = (base / "api/v1/query_range").with_query(base.query)
         self._place = f"{base.scheme}://{base.host}:{base.port}"
+        self._token_file = token_file
         self._session = open_session(user_agent)
         self._on_state = on_state
         self._asked: dict[tuple[str, str, str], _Asked] = {}  # the longest not asked for first
@@ -143,7 +150,7 @@ class PrometheusHistory:
         """By GET: what may only read is often allowed nothing else. Raises UnavailableError and what aiohttp raises."""
         times = {"start": f"{since:.3f}", "end": f"{until:.3f}", "step": str(STEP_SECONDS)}
         target = self._target.extend_query(query=promql, **times)
-        async with self._session.get(target, allow_redirects=False) as answer:
+        async with self._session.get(target, headers=self._headers(), allow_redirects=False) as answer:
             if answer.status != 200:
                 raise UnavailableError(f"it answers {answer.status}")
             body = bytearray()
@@ -155,6 +162,17 @@ class PrometheusHistory:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise UnavailableError("its answer is no JSON") from error
+
+    def _headers(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        try:
+            token = self._token_file.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise UnavailableError(f"{self._token_file}: {error.strerror}") from error
+        if not _TOKEN.fullmatch(token):
+            raise UnavailableError(f"{self._token_file}: is no token")
+        return {"Authorization": f"Bearer {token}"}
 
     def _say(self, problem: str | None) -> None:
         self._on_state(problem is None)

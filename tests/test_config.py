@@ -47,6 +47,7 @@ def test_defaults() -> None:
         limit_factor=1.25,
         forecast_horizon=21600.0,
         prometheus_url=None,
+        prometheus_token_file=None,
         log_level="INFO",
     )
 

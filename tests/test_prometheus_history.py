@@ -46,9 +46,9 @@ ODD = [r"a.b-c", r'a"b\c', "a b\nc", r"a+(b)[c]{d}|^$", "ä"]
 
 
 @asynccontextmanager
-async def history(url: str) -> AsyncIterator[tuple[PrometheusHistory, list[bool]]]:
+async def history(url: str, *, token_file: Path | None = None) -> AsyncIterator[tuple[PrometheusHistory, list[bool]]]:
     states: list[bool] = []
-    made = PrometheusHistory(url, user_agent="test", on_state=states.append)
+    made = PrometheusHistory(url, token_file=token_file, user_agent="test", on_state=states.append)
     try:
         yield made, states
     finally:
@@ -170,7 +170,7 @@ async def test_a_leak_that_began_before_the_agent(prometheus: str, tmp_path: Pat
     async with history(prometheus) as (made, _):
         world.made = world.diagnostician(made)
         assert world.diagnose(document, late)["pattern"] != "leak"
-        while not world.made.is_ready(names):  # noqa: ASYNC110 - as the announcer does
+        while not world.made.is_ready(names, None):  # noqa: ASYNC110 - as the announcer does
             await asyncio.sleep(0.01)
         found = world.diagnose(document, late)
     world.store.close()
@@ -334,6 +334,43 @@ async def test_the_rest_of_the_address_is_kept(place: Place) -> None:
     assert request.query["extra_label"] == "cluster=eu"
     assert float(request.query["end"]) - float(request.query["start"]) == pytest.approx(86400)
     assert states == [True]
+
+
+async def test_a_token_is_read_anew_for_each_question(place: Place, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        seen.append(request.headers["Authorization"])
+        return await EMPTY(request)
+
+    place.answer, file = answer, tmp_path / "token"
+    async with history(place.url, token_file=file) as (made, states):
+        for number, token in enumerate(("first.of.them", "second.of.them")):
+            file.write_text(f"{token}\n")
+            await answered(made, of_pod(number))
+    assert seen == ["Bearer first.of.them", "Bearer second.of.them"]
+    assert states == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        pytest.param(None, "No such file or directory", id="no file"),
+        pytest.param(b"\xff\xfe", "is no token", id="no text"),
+        pytest.param(b"two\nlines", "is no token", id="a header that would be two"),
+    ],
+)
+async def test_without_a_token_nothing_is_asked(
+    token: bytes | None, reason: str, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if token is not None:
+        (tmp_path / "token").write_bytes(token)
+    async with history(place.url, token_file=tmp_path / "token") as (made, states):
+        await answered(made)
+        assert made.past(NAMES) == NOWHERE
+    assert states == [False]
+    (record,) = caplog.records
+    assert reason in record.getMessage()
 
 
 @pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://", "http://[::1", "/prometheus"])

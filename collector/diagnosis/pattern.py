@@ -101,7 +101,8 @@ def _startup(history: MemoryHistory, view: View) -> Judgement | None:
         return None
     reasons = [f"killed {human_seconds(view.seconds)} after its start"]
     if short:
-        reasons.append(f"so were {len(short)} of {len(former)} lives before")
+        ended_so = "was the life" if len(former) == 1 else f"were {len(short)} of {len(former)} lives"
+        reasons.append(f"so {ended_so} before")
     sure = 0.95 if short else 0.8 if view.seconds < STARTUP_SECONDS / 4 else 0.6
     return _say(history, view, Pattern.STARTUP, sure, *reasons)
 
