@@ -18,6 +18,7 @@ from collector.diagnosis_on_demand import DiagnosisOnDemand
 from collector.errors import ConfigError
 from collector.forecasts import Forecasts
 from collector.intake import Intake
+from collector.node_condition import NodeCondition
 from collector.owner_details import OwnerDetails
 from collector.pipeline import Pipeline
 from collector.rollouts import Rollouts
@@ -103,6 +104,7 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     cluster = Cluster(config, client, store, metrics, is_alive=witnesses.is_alive)
     rollouts = Rollouts(cluster, store, OwnerDetails(client if config.owner_details == "on" else None))
     elsewhere = _open_prometheus(config, metrics)
+    condition = NodeCondition(client if config.events == "on" else None, config.node_name)
     diagnosis = _diagnosis(
         config,
         witnesses=witnesses,
@@ -110,6 +112,7 @@ async def run_agent(config: Config, *, stdout: int) -> None:
         store=store,
         rollouts=rollouts,
         elsewhere=elsewhere,
+        condition=condition,
         boot_id=boot_id,
     )
     forecasts = Forecasts(
@@ -146,13 +149,15 @@ async def run_agent(config: Config, *, stdout: int) -> None:
         intake.start()
         witnesses.start(intake)
         async with asyncio.TaskGroup() as group:
-            reading = follow(logs, intake, watch.changed, cursor=_cursor(store))
             tasks = [
-                group.create_task(reading, name=f"kernel log {config.kernel_log}"),
+                group.create_task(
+                    follow(logs, intake, watch.changed, cursor=_cursor(store)), name=f"kernel log {config.kernel_log}"
+                ),
                 group.create_task(witnesses.run(), name="cgroups"),
                 group.create_task(cluster.run(announcer.poke), name="cluster"),
                 group.create_task(outlets.run(), name="outlets"),
                 group.create_task(rollouts.run(), name="owner details"),
+                group.create_task(condition.run(), name="node's condition"),
                 group.create_task(forecasts.run(outlets.wake), name="forecasts"),
                 group.create_task(
                     count_userspace_kills(config, store, metrics, boot_id=boot_id), name="userspace kills"
@@ -186,7 +191,12 @@ def _open_prometheus(config: Config, metrics: Metrics) -> PrometheusHistory | No
     def show(up: bool) -> None:
         metrics.witness_up["prometheus"] = up
 
-    return PrometheusHistory(config.prometheus_url, user_agent=f"oom-collector/{__version__}", on_state=show)
+    return PrometheusHistory(
+        config.prometheus_url,
+        token_file=config.prometheus_token_file,
+        user_agent=f"oom-collector/{__version__}",
+        on_state=show,
+    )
 
 
 def _diagnosis(
@@ -197,6 +207,7 @@ def _diagnosis(
     store: Store,
     rollouts: Rollouts,
     elsewhere: PrometheusHistory | None,
+    condition: NodeCondition,
     boot_id: str,
 ) -> DiagnosisOnDemand:
     def make() -> Diagnostician:
@@ -204,6 +215,7 @@ def _diagnosis(
 
         return Diagnostician(
             *(witnesses, cluster, store, rollouts, elsewhere),
+            condition=condition,
             boot_id=boot_id,
             factor=config.limit_factor,
             sample_interval=config.sample_interval,

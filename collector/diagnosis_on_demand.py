@@ -25,8 +25,8 @@ class DiagnosisOnDemand:
             self._made = self._make()
         return self._made
 
-    def is_ready(self, names: Names) -> bool:
-        return self.load().is_ready(names)
+    def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
+        return self.load().is_ready(names, node_pressure_at)
 
     def diagnose(self, document: Document, late: Late, killed_at: float) -> dict[str, Any] | None:
         return self.load().diagnose(document, late, killed_at)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collector.history import Life as _Kept
     from collector.late import Document, Late
     from collector.model import Names, Pod, PodUid
+    from collector.node_condition import NodeCondition
     from collector.pods.index import Found
     from collector.prometheus_history import PrometheusHistory
     from collector.rollouts import Rollouts
@@ -97,6 +98,7 @@ class Diagnostician:
         rollouts: Rollouts,
         elsewhere: PrometheusHistory | None,
         *,
+        condition: NodeCondition,
         boot_id: str,
         factor: float,
         sample_interval: float,
@@ -106,14 +108,17 @@ class Diagnostician:
         self._store = store
         self._rollouts = rollouts
         self._elsewhere = elsewhere
+        self._condition = condition
         self._boot_id = boot_id
         self._factor = factor
         self._stale_seconds = 2 * sample_interval
         """A sample that was so old at a kill is of what had ended by then."""
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def is_ready(self, names: Names) -> bool:
-        asked = [self._rollouts.is_ready(names), self._elsewhere is None or self._elsewhere.is_ready(names)]
+    def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
+        asked = [node_pressure_at is None or self._condition.is_known(node_pressure_at)]
+        if names is not None:
+            asked += self._rollouts.is_ready(names), self._elsewhere is None or self._elsewhere.is_ready(names)
         return all(asked)
 
     def diagnose(self, document: Document, late: Late, killed_at: float) -> dict[str, Any] | None:
@@ -196,7 +201,7 @@ class Diagnostician:
         )
 
     def _node_facts(self, facts: Facts, at: float, killed_at: float) -> NodeFacts:
-        return gather_node_facts(
+        node = gather_node_facts(
             facts.tasks,
             at=at,
             killed_at=datetime.fromtimestamp(killed_at, UTC),
@@ -206,6 +211,8 @@ class Diagnostician:
             allocatable_bytes=self._witnesses.allocatable_bytes(),
             stale_seconds=self._stale_seconds,
         )
+        pressure = self._condition.memory_pressure(killed_at)
+        return replace(node, memory_pressure=pressure.at_kill, memory_pressure_seconds=pressure.seconds)
 
     def _neighbours(self, facts: Facts, found: Found | None, at: float) -> tuple[Neighbour, ...] | None:
         """The other containers of the pod, with their last samples before the kill."""

@@ -14,14 +14,15 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
+from collector.json_fields import mapping, mappings, moment
 from collector.model import Owner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from collector.kube.client import KubeClient
 
 # Requests are saved up, one in so many seconds: kills may spend them at once, and when there are none they are told
@@ -170,32 +171,21 @@ def _resource(path: str) -> str:
 
 def parse(document: Mapping[str, object]) -> Detail:
     """A ReplicaSet, a ControllerRevision or a Job."""
-    metadata = _mapping(document.get("metadata"))
-    annotation = _mapping(metadata.get("annotations")).get("deployment.kubernetes.io/revision")
+    metadata = mapping(document.get("metadata"))
+    annotation = mapping(metadata.get("annotations")).get("deployment.kubernetes.io/revision")
     number = document.get("revision", annotation)
+    created_at = moment(metadata.get("creationTimestamp"))
     text = str(number) if type(number) in (int, str) else ""
     return Detail(
         number=int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 19 and int(text) > 0 else None,
-        created_at=_time(metadata.get("creationTimestamp")),
+        created_at=None if created_at is None else created_at.timestamp(),
         owner=_controller(metadata.get("ownerReferences")),
     )
 
 
 def _controller(references: object) -> Owner | None:
-    for reference in map(_mapping, references if isinstance(references, list) else ()):
+    for reference in mappings(references):
         kind, name = reference.get("kind"), reference.get("name")
         if reference.get("controller") is True and isinstance(kind, str) and isinstance(name, str):
             return Owner(kind=kind, name=name)
     return None
-
-
-def _time(value: object) -> float | None:
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return time.timestamp() if time is not None and time.tzinfo else None
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}

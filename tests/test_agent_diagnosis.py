@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from collector.announce.announcer import NAMES_SECONDS
 from tests import lines
 from tests.cgroups import tree_maker
 from tests.prometheus.servers import Receiver
@@ -168,6 +170,7 @@ async def test_a_node_that_ran_out_is_told_with_who_filled_it(node: World) -> No
     node.api.create(pod(7, uid=HOG_UID, name="hog-7d9f8-aaaaa", request="64Mi"))
     victim = make_life(node, 0, size=20 * MIB)
     make_life(node, 7, size=900 * MIB, uid=HOG_UID, limit=None)
+    since = report_pressure(node, "True", seconds_ago=40)
     await start(node)
     agent = node.agents[-1]
     summary, kill = GLOBAL
@@ -178,11 +181,54 @@ async def test_a_node_that_ran_out_is_told_with_who_filled_it(node: World) -> No
     jsonschema.validate(told, SCHEMA)
     filled = next(one for one in told["diagnosis"]["findings"] if one["kind"] == "node_filled_by")
     assert (filled["top1_pod"], filled["top1_request_bytes"]) == ("shop/hog-7d9f8-aaaaa", 64 * MIB)
+    evictions = next(one for one in told["diagnosis"]["findings"] if one["kind"] == "eviction")
+    assert (evictions["memory_pressure"], evictions["evicted_before_count"]) == (True, 0)
+    seconds = (datetime.fromisoformat(told["time"]) - since).total_seconds()
+    assert evictions["memory_pressure_seconds"] == pytest.approx(seconds, abs=0.1)
+    assert f"it had reported MemoryPressure {seconds:.0f} s before the kill" in evictions["text"]
     assert told["diagnosis"]["pattern"] == "node_pressure"
     assert "set_limit" not in {advice["action"] for advice in told["diagnosis"]["advice"]}
     await node.delivered("pod_event")
     (event,) = node.pod_events("cart-7d9f8-x2x7p")
     assert "shop/hog-7d9f8-aaaaa" in event["note"]
+
+
+def report_pressure(node: World, status: str, *, seconds_ago: int) -> datetime:
+    """As the kubelet does, in whole seconds."""
+    since = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=seconds_ago)
+    condition = {"type": "MemoryPressure", "status": status, "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    node.api.node(NODE)["status"] = {"conditions": [condition]}
+    return since
+
+
+async def test_host_processes_that_die_with_the_node_cost_one_request(node: World) -> None:
+    """They have no names to wait for: it is the node's answer that they wait for."""
+    report_pressure(node, "False", seconds_ago=3600)
+    await start(node)
+    agent = node.agents[-1]
+    killed = [
+        (lines.summary(oom_memcg=None, task_memcg="/system.slice/a.service", pid=pid), lines.kill(pid=pid))
+        for pid in range(300, 320)
+    ]
+    node.log.write([line for pair in killed for line in pair])
+    await node.until(lambda: len(agent.incidents) == len(killed))
+    for told in agent.incidents:
+        evictions = next(one for one in told["diagnosis"]["findings"] if one["kind"] == "eviction")
+        assert evictions["text"].endswith("; it reported no MemoryPressure at the kill")
+    assert len(node.api.asked("get", "nodes")) == 2, "one of them for the uid that the node's Event needs"
+
+
+async def test_a_node_that_may_not_be_asked_for_delays_nothing(node: World) -> None:
+    node.api.rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+    await start(node)
+    agent = node.agents[-1]
+    began = time.monotonic()
+    node.log.write([lines.summary(oom_memcg=None, task_memcg="/system.slice/a.service"), lines.kill()])
+    await node.until(lambda: len(agent.incidents) == 1)
+    assert time.monotonic() - began < NAMES_SECONDS
+    (evictions,) = [one for one in agent.incidents[0]["diagnosis"]["findings"] if one["kind"] == "eviction"]
+    assert "memory_pressure" not in evictions
+    assert "MemoryPressure" not in evictions["text"]
 
 
 async def test_a_diagnosis_outlives_the_agent(node: World) -> None:

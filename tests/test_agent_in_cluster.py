@@ -186,7 +186,7 @@ async def test_a_node_out_of_memory_is_told_of_on_the_node_and_on_the_pod(node: 
     await node.until(lambda: len(agent.incidents) == 1)
     await node.delivered("node_event")
     await node.delivered("pod_event")
-    assert len(node.api.asked("get", "nodes")) == 1
+    assert len(node.api.asked("get", "nodes")) == 2, "for its condition, and for its uid"
     (event,) = [told for (where, _), told in node.events.events.items() if where == "default"]
     assert (event["reason"], event["regarding"]["kind"], event["regarding"]["name"]) == ("NodeOOMKill", "Node", NODE)
     assert [told["reason"] for told in node.pod_events()] == ["NodeOOMKill"]

@@ -17,8 +17,8 @@ NAMES = Names(source=NamesFrom.API, namespace="shop", pod="cart-0")
 
 
 class Told:
-    def is_ready(self, names: Names) -> bool:
-        return names is NAMES
+    def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
+        return names is NAMES and node_pressure_at == 5.0
 
     def diagnose(self, document: Document, late: Late, killed_at: float) -> dict[str, Any] | None:
         return {"document": document, "killed_at": killed_at}
@@ -42,7 +42,7 @@ def test_it_is_made_once_and_asked() -> None:
 
     diagnosis = DiagnosisOnDemand(make)
     assert made == []
-    assert diagnosis.is_ready(NAMES)
+    assert diagnosis.is_ready(NAMES, 5.0)
     assert diagnosis.diagnose({"id": "a"}, Late(), 5.0) == {"document": {"id": "a"}, "killed_at": 5.0}
     assert diagnosis.load() is made[0]
     assert len(made) == 1

@@ -25,6 +25,7 @@ from collector.history import Bounds, History, Key, Sample
 from collector.history import Life as Kept
 from collector.late import Late, complete, to_json, workload_of
 from collector.model import ContainerId, ContainerKind, Fate, MemcgPath, Names, NamesFrom, Owner, PodUid, Process
+from collector.node_condition import NodeCondition
 from collector.pods.index import Found, PodIndex
 from collector.pods.record import parse_pod
 from collector.prometheus_history import PrometheusHistory
@@ -115,6 +116,7 @@ class World:
         self.seen, self.known = Seen(), Known()
         self.store = Store(directory, boot_id=BOOT, retention=Retention(), at=datetime.now(UTC))
         self.at = time.monotonic() - 60
+        self.condition = NodeCondition(None, None)
         self.made = self.diagnostician()
         self.judged: list[Facts] = []
 
@@ -126,6 +128,7 @@ class World:
             self.store,
             Rollouts(cluster, self.store),
             elsewhere,
+            condition=self.condition,
             boot_id=BOOT,
             factor=1.25,
             sample_interval=10.0,

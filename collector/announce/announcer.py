@@ -61,8 +61,12 @@ class Registry(Protocol):
 class Diagnosis(Protocol):
     """Why it came to a kill: diagnostician.py."""
 
-    def is_ready(self, names: Names) -> bool:
-        """False: what others know of the workload is being asked for."""
+    def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
+        """
+        False: what others know of the workload, or of the node, is being asked for.
+
+        names: None: not known yet, or there are none. node_pressure_at: time of Unix of a kill that came of it.
+        """
 
     def diagnose(self, document: dict[str, Any], late: Late, killed_at: float) -> dict[str, Any] | None: ...
 
@@ -70,14 +74,15 @@ class Diagnosis(Protocol):
 @dataclass(slots=True)
 class _Case:
     """
-    `kill` None: of no pod. `in_container`: of a pod or a container. `since`, `until`: seconds of the steady clock; then
-    no names are looked for any more. `changed`: it has another document than it was told with. `counted`: as a kill of
-    its container.
+    `kill` None: of no pod. `in_container`: of a pod or a container. `node_pressure`: it came of that. `since`,
+    `until`: seconds of the steady clock; then no names are looked for any more. `changed`: it has another document than
+    it was told with. `counted`: as a kill of its container.
     """
 
     id: str
     kill: Kill | None
     in_container: bool
+    node_pressure: bool
     killed_at: datetime
     since: float
     until: float
@@ -199,11 +204,12 @@ class Announcer:
         if found is None:
             return None
         now, killed_at = time.monotonic(), datetime.now(UTC)
-        kill, in_container, late = None, False, Late()
+        kill, in_container, node_pressure, late = None, False, False, Late()
         try:
             killed_at = datetime.fromtimestamp(found.killed_at, UTC)
             document = json.loads(found.document)
             in_container = document["pod"] is not None or document["container"] is not None
+            node_pressure = document["node_pressure"] is True
             kill, late = _kill(document, killed_at), from_json(found.late)
         except _DAMAGED as error:
             _log.error("journal: incident %s is damaged, it gets no names: %r", incident_id, error)
@@ -212,6 +218,7 @@ class Announcer:
             id=incident_id,
             kill=kill,
             in_container=in_container,
+            node_pressure=node_pressure,
             killed_at=killed_at,
             since=now,
             until=now + self._max_age - age,
@@ -239,7 +246,7 @@ class Announcer:
             final = now >= case.until or (is_best and late.fate not in (None, Fate.UNKNOWN))
             # Better names than the log folders' are worth waiting for, as long as nothing can be sent anyway.
             named = late.names is not None and (is_best or final or not self._registry.is_behind)
-        release = not case.released and (at_once or self._may_be_told(kill, late, age))
+        release = not case.released and (at_once or self._may_be_told(case, late, age))
         told_again = case.released and case.changed
         if release or told_again or (case.released and late != case.late):
             late = self._with_diagnosis(case, late)
@@ -281,22 +288,20 @@ class Announcer:
             return None
         return NOBODY if names is None else ContainerName(names.namespace, names.pod, names.container or "")
 
-    def _may_be_told(self, kill: Kill | None, late: Late, age: float) -> bool:
-        if kill is None or age >= NAMES_SECONDS:
+    def _may_be_told(self, case: _Case, late: Late, age: float) -> bool:
+        if age >= NAMES_SECONDS:
             return True
-        names = late.names
-        if self._registry.has_api:
-            if names is None or names.source is not NamesFrom.API:
-                return False
-            if names.container is None and kill.container_id is not None:
-                return False
-        return names is None or self._is_ready(names)
+        has_names = case.kill is None or not self._registry.has_api or _is_whole(late.names, case.kill)
+        # Of the node is asked meanwhile.
+        return self._is_ready(case, late.names if has_names else None) and has_names
 
-    def _is_ready(self, names: Names) -> bool:
+    def _is_ready(self, case: _Case, names: Names | None) -> bool:
+        if names is None and not case.node_pressure:
+            return True
         try:
-            return self._diagnosis.is_ready(names)
+            return self._diagnosis.is_ready(names, case.killed_at.timestamp() if case.node_pressure else None)
         except Exception:  # noqa: BLE001 - a kill is told whatever happens there
-            _log.exception("pod %s/%s: told without what others know of it", names.namespace, names.pod)
+            _log.exception("incident %s: told without what others know of it", case.id)
             return True
 
     def _with_names(self, late: Late, kill: Kill) -> Late:
@@ -350,6 +355,12 @@ def _kill(document: dict[str, Any], killed_at: datetime) -> Kill | None:
     if pod is None:
         return None
     return Kill(PodUid(pod["uid"]), container and container["id"], None, killed_at)
+
+
+def _is_whole(names: Names | None, kill: Kill) -> bool:
+    if names is None or names.source is not NamesFrom.API:
+        return False
+    return names.container is not None or kill.container_id is None
 
 
 def _rank(names: Names) -> tuple[bool, bool]:

@@ -155,8 +155,9 @@ class NodeFacts:
     `pods`: all that are known. `pod_of_pid`: rows of the task dump -> uid of their pod, "" for a host process; whose a
     pid is that is missing there is not known. `evictions`: pods that the kubelet evicted for memory, `namespace/name`
     and seconds before (positive) or after the kill. `eviction_threshold`: with where it is known from; None: nobody
-    looked for evictions. `memory_pressure_seconds`: how long before the kill the node's condition MemoryPressure became
-    true; None: not known, or not true. `allocatable_bytes`: the limit of all pods together.
+    looked for evictions. `memory_pressure`: whether the kubelet had reported the node's condition MemoryPressure at the
+    kill; `memory_pressure_seconds`: how long before it that had become true, negative: after it; None: not known, or it
+    was not reported. `allocatable_bytes`: the limit of all pods together.
     """
 
     pods: tuple[PodUse, ...] = ()
@@ -164,6 +165,7 @@ class NodeFacts:
     evictions: tuple[tuple[str, float], ...] = ()
     eviction_threshold: str | None = None
     eviction_threshold_bytes: int | None = None
+    memory_pressure: bool | None = None
     memory_pressure_seconds: float | None = None
     allocatable_bytes: int | None = None
 

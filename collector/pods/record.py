@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice
-from typing import cast
 
 from collector.errors import ParseError
+from collector.json_fields import mapping, mappings, moment
 from collector.model import ContainerId, ContainerKind, Owner, PodUid, QosClass
 
 MAX_CONTAINERS = 256
@@ -117,11 +117,11 @@ def parse_pod(document: Mapping[str, object]) -> PodRecord:
 
     Raises ParseError where uid, namespace or name are missing.
     """
-    metadata, spec, status = (_mapping(document.get(key)) for key in ("metadata", "spec", "status"))
+    metadata, spec, status = (mapping(document.get(key)) for key in ("metadata", "spec", "status"))
     api_uid, namespace, name = (_text(metadata.get(key)) for key in ("uid", "namespace", "name"))
     if api_uid is None or namespace is None or name is None:
         raise ParseError("pod", str({"uid": api_uid, "namespace": namespace, "name": name}))
-    annotations = _mapping(metadata.get("annotations"))
+    annotations = mapping(metadata.get("annotations"))
     mirror = _text(annotations.get("kubernetes.io/config.mirror"))
     owner, revision = _owner(metadata)
     disruption = _condition(status, "DisruptionTarget")
@@ -143,7 +143,7 @@ def parse_pod(document: Mapping[str, object]) -> PodRecord:
         message=_text(message[:MAX_TEXT]) if isinstance(message, str) else None,
         deleting=metadata.get("deletionTimestamp") is not None,
         disruption=_shared(disruption.get("reason")),
-        disrupted_at=_time(disruption.get("lastTransitionTime")),
+        disrupted_at=moment(disruption.get("lastTransitionTime")),
         limit_bytes=_memory("limits", status, spec) or None,
         request_bytes=_memory("requests", status, spec),
         memory_volumes=_memory_volumes(spec),
@@ -200,10 +200,10 @@ def _owner(metadata: Mapping[str, object]) -> tuple[Owner | None, str | None]:
     """
     The controller and its revision, from the pod alone: a Deployment's ReplicaSet is `<name>-<pod-template-hash>`.
     """
-    labels = _mapping(metadata.get("labels"))
+    labels = mapping(metadata.get("labels"))
     template = _shared(labels.get("pod-template-hash"))
     revision = template or _shared(labels.get("controller-revision-hash"))
-    for reference in _mappings(metadata.get("ownerReferences")):
+    for reference in mappings(metadata.get("ownerReferences")):
         kind, name = _shared(reference.get("kind")), _shared(reference.get("name"))
         if reference.get("controller") is not True or kind is None or name is None:
             continue
@@ -221,11 +221,11 @@ def _containers(spec: Mapping[str, object], status: Mapping[str, object]) -> Ite
         declared = spec.get(spec_key)
         if not declared:
             continue
-        statuses = {_text(one.get("name")): one for one in _mappings(status.get(status_key))}
-        for container in _mappings(declared):
+        statuses = {_text(one.get("name")): one for one in mappings(status.get(status_key))}
+        for container in mappings(declared):
             name = _shared(container.get("name"))
             if name is not None:
-                yield _container(name, kind, container, statuses.get(name, _NOTHING), pod_policy)
+                yield _container(name, kind, container, statuses.get(name, {}), pod_policy)
 
 
 def _container(
@@ -237,7 +237,7 @@ def _container(
 ) -> PodContainer:
     if kind is ContainerKind.INIT and spec.get("restartPolicy") == "Always":
         kind = ContainerKind.SIDECAR
-    state = _mapping(status.get("state"))
+    state = mapping(status.get("state"))
     return PodContainer(
         name=name,
         kind=kind,
@@ -249,10 +249,10 @@ def _container(
         restart_policy=_restart_policy(kind, spec, pod_policy),
         id=_container_id(status.get("containerID")),
         restart_count=_number(status.get("restartCount")),
-        running_since=_time(_mapping(state.get("running")).get("startedAt")),
-        waiting_reason=_shared(_mapping(state.get("waiting")).get("reason")),
+        running_since=moment(mapping(state.get("running")).get("startedAt")),
+        waiting_reason=_shared(mapping(state.get("waiting")).get("reason")),
         terminated=_termination(state.get("terminated")),
-        last=_termination(_mapping(status.get("lastState")).get("terminated")),
+        last=_termination(mapping(status.get("lastState")).get("terminated")),
     )
 
 
@@ -273,20 +273,20 @@ def _restart_policy(
 def _termination(value: object) -> Termination | None:
     if not isinstance(value, dict):
         return None
-    terminated = _mapping(value)
+    terminated = mapping(value)
     return Termination(
         container_id=_container_id(terminated.get("containerID")),
         exit_code=_number(terminated.get("exitCode")),
         signal=_number(terminated.get("signal")),
         reason=_shared(terminated.get("reason")),
-        finished_at=_time(terminated.get("finishedAt")),
+        finished_at=moment(terminated.get("finishedAt")),
     )
 
 
 def _memory(what: str, *sources: Mapping[str, object]) -> int | None:
     """As the first of these tells that has it."""
     for source in sources:
-        size = parse_quantity(_mapping(_mapping(source.get("resources")).get(what)).get("memory"))
+        size = parse_quantity(mapping(mapping(source.get("resources")).get(what)).get("memory"))
         if size is not None:
             return size
     return None
@@ -295,17 +295,17 @@ def _memory(what: str, *sources: Mapping[str, object]) -> int | None:
 def _memory_volumes(spec: Mapping[str, object]) -> tuple[str, ...]:
     in_memory = (
         _shared(volume.get("name"))
-        for volume in _mappings(spec.get("volumes"))
-        if _mapping(volume.get("emptyDir")).get("medium") == "Memory"
+        for volume in mappings(spec.get("volumes"))
+        if mapping(volume.get("emptyDir")).get("medium") == "Memory"
     )
     return tuple(name for name in islice(in_memory, MAX_CONTAINERS) if name is not None)
 
 
 def _condition(status: Mapping[str, object], kind: str) -> Mapping[str, object]:
-    for condition in _mappings(status.get("conditions")):
+    for condition in mappings(status.get("conditions")):
         if condition.get("type") == kind and condition.get("status") == "True":
             return condition
-    return _NOTHING
+    return {}
 
 
 def _container_id(value: object) -> ContainerId | None:
@@ -333,16 +333,6 @@ def _number(value: object) -> int | None:
     return value if type(value) is int and abs(value) < 2**31 else None
 
 
-def _time(value: object) -> datetime | None:
-    if not isinstance(value, str):
-        return None
-    try:
-        time = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return time if time.tzinfo else None
-
-
 def _text(value: object) -> str | None:
     """JSON can name lone surrogates, which no file, database or request takes."""
     if type(value) is not str or not 0 < len(value) <= MAX_TEXT:
@@ -357,16 +347,3 @@ def _shared(value: object) -> str | None:
     """A text that many records have: kept once."""
     text = _text(value)
     return None if text is None else sys.intern(text)
-
-
-_NOTHING: Mapping[str, object] = {}
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else _NOTHING
-
-
-def _mappings(value: object) -> Sequence[Mapping[str, object]]:
-    if not isinstance(value, list):
-        return ()
-    return [cast("Mapping[str, object]", one) for one in value if isinstance(one, dict)]

@@ -54,10 +54,12 @@ class Diagnosis:
 
     def __init__(self) -> None:
         self.ready = True
+        self.asked: list[tuple[Names | None, float | None]] = []
         self.told: dict[str, Any] | None = None
         self.documents: list[dict[str, Any]] = []
 
-    def is_ready(self, names: Names) -> bool:
+    def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
+        self.asked.append((names, node_pressure_at))
         return self.ready
 
     def diagnose(self, document: dict[str, Any], late: Late, killed_at: float) -> dict[str, Any] | None:
@@ -159,6 +161,65 @@ async def test_a_kill_waits_for_what_others_know_of_its_workload(
         assert made.printed == []
         await asyncio.sleep(0.2)
         assert len(made.printed) == 1
+
+
+GLOBAL = (
+    lines.summary(oom_memcg=None, task_memcg=lines.CONTAINER, constraint="CONSTRAINT_NONE"),
+    lines.kill(prefix="Out of memory: "),
+)
+OF_THE_HOST = (lines.summary(oom_memcg=None, task_memcg="/system.slice/a.service"), lines.kill())
+
+
+@pytest.mark.parametrize("has_api", [True, False])
+@pytest.mark.parametrize("texts", [GLOBAL, OF_THE_HOST], ids=["in a pod", "of the host"])
+async def test_a_kill_under_node_pressure_waits_for_what_the_node_reported(
+    texts: tuple[str, ...], has_api: bool, tmp_path: Path, registry: Registry
+) -> None:
+    """But not for long, and whether or not it has names."""
+    registry.has_api, registry.known = has_api, NAMED if texts is GLOBAL and has_api else None
+    with world(tmp_path, registry) as made:
+        made.diagnosis.ready = False
+        made.kill(*texts)
+        await asyncio.sleep(0.1)
+        assert made.printed == []
+        made.diagnosis.ready = True
+        await asyncio.sleep(0.1)
+        assert len(made.printed) == 1
+        at = datetime.fromisoformat(made.document["time"]).timestamp()
+        names, asked = made.diagnosis.asked[-1]
+        assert (names, asked) == (registry.known, at)
+        made.diagnosis.ready = False
+        made.kill(*texts, identity="b")
+        await asyncio.sleep(0.2)
+        assert made.printed == []
+        await asyncio.sleep(0.2)
+        assert len(made.printed) == 1
+
+
+async def test_the_node_is_asked_while_names_are_waited_for(tmp_path: Path, registry: Registry) -> None:
+    with world(tmp_path, registry) as made:
+        made.kill(*GLOBAL)
+        await asyncio.sleep(0.1)
+        assert made.printed == []
+        assert {names for names, _ in made.diagnosis.asked} == {None}
+        registry.known = NAMED
+        await asyncio.sleep(0.1)
+        assert len(made.printed) == 1
+        assert made.diagnosis.asked[-1][0] is NAMED
+
+
+@pytest.mark.parametrize(
+    "texts", [lines.report(), (lines.summary(task_memcg="/a", oom_memcg="/a"), lines.kill())], ids=["pod", "host"]
+)
+async def test_nothing_is_asked_of_the_node_for_another_kill(
+    texts: tuple[str, ...], tmp_path: Path, registry: Registry
+) -> None:
+    registry.known = NAMED
+    with world(tmp_path, registry) as made:
+        made.kill(*texts)
+        await asyncio.sleep(0.05)
+        assert len(made.printed) == 1
+        assert all(asked is None for _, asked in made.diagnosis.asked)
 
 
 async def test_names_that_are_known_go_out_with_the_kill(tmp_path: Path, registry: Registry) -> None:
@@ -280,7 +341,7 @@ async def test_without_an_api_nobody_waits(tmp_path: Path, registry: Registry) -
 async def test_a_host_process_has_no_names_and_no_fate(tmp_path: Path, registry: Registry) -> None:
     registry.known, registry.judged = NAMED, Judged(fate=Fate.GONE)
     with world(tmp_path, registry) as made:
-        made.kill(lines.summary(oom_memcg=None, task_memcg="/system.slice/a.service"), lines.kill())
+        made.kill(*OF_THE_HOST)
         await asyncio.sleep(0.05)
         assert len(made.printed) == 1
         assert made.store.pending() == []

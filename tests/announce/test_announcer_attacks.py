@@ -346,7 +346,7 @@ async def test_a_diagnosis_that_fails_to_get_ready_delays_no_kill(
     with world(tmp_path, registry) as made:
         asked: list[object] = []
 
-        def is_ready(names: object) -> bool:
+        def is_ready(names: object, node_pressure_at: object) -> bool:
             asked.append(names)
             if len(asked) == 2:
                 raise TypeError("made up")

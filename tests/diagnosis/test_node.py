@@ -441,22 +441,44 @@ def test_a_kubelet_that_was_too_late() -> None:
 
 def test_evictions_before_and_after() -> None:
     evictions = (("shop/a", 290.0), ("shop/b", 12.0), ("shop/c", -4.0), ("shop/old", 301.0))
-    finding = found(facts(node=node(evictions=evictions, memory_pressure_seconds=31.0)), FindingKind.EVICTION)
+    finding = found(facts(node=node(evictions=evictions)), FindingKind.EVICTION)
     assert finding is not None
     assert finding.text.startswith(
         "The kubelet evicted shop/b 12 s, shop/a 290 s before the kill, which did not free enough in time; "
         "it evicted shop/c 4 s after it; "
     )
-    assert finding.text.endswith("MemoryPressure was true 31 s before the kill")
     assert "shop/old" not in finding.text
     assert finding.values["last_eviction_seconds"] == 12.0
+
+
+@pytest.mark.parametrize(
+    ("reported", "seconds", "text"),
+    [
+        pytest.param(None, None, None, id="not known"),
+        pytest.param(False, None, "it reported no MemoryPressure at the kill", id="not reported"),
+        pytest.param(False, -12.4, "it reported MemoryPressure only 12 s after the kill", id="reported too late"),
+        pytest.param(True, 31.2, "it had reported MemoryPressure 31 s before the kill", id="reported"),
+        pytest.param(True, 0.0, "it had reported MemoryPressure 0 s before the kill", id="in the second of the kill"),
+        pytest.param(True, 7320.0, "it had reported MemoryPressure 2.0 h before the kill", id="for long"),
+    ],
+)
+def test_the_memory_pressure_that_was_reported(reported: bool | None, seconds: float | None, text: str | None) -> None:
+    known = facts(node=node(memory_pressure=reported, memory_pressure_seconds=seconds))
+    finding = found(known, FindingKind.EVICTION)
+    silent = found(FACTS, FindingKind.EVICTION)
+    assert finding is not None
+    assert silent is not None
+    assert finding.text == silent.text + (f"; {text}" if text else "")
+    told = {"memory_pressure": reported, "memory_pressure_seconds": seconds}
+    assert finding.values == {**silent.values, **{name: value for name, value in told.items() if value is not None}}
+    assert finding.evidence == (*silent.evidence, *(["node.memory_pressure"] if text else []))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         pytest.param({"node": None}, id="a log alone"),
-        pytest.param({"node": node(eviction_threshold=None)}, id="nobody looked"),
+        pytest.param({"node": node(eviction_threshold=None, memory_pressure=False)}, id="nobody looked"),
         pytest.param(QOS, id="the kubelet does not look at a QoS class"),
     ],
 )

@@ -201,8 +201,14 @@ class ApiServer:
     # What is in the cluster
 
     def add_node(self, name: str) -> Object:
-        node: Object = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}}
+        calm = {"type": "MemoryPressure", "status": "False", "lastTransitionTime": "2024-11-01T00:00:00Z"}
+        status: Object = {"conditions": [{**calm, "reason": "KubeletHasSufficientMemory"}]}
+        node: Object = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, "status": status}
         self._nodes[name] = self._stamp(node)
+        return self._nodes[name]
+
+    def node(self, name: str) -> Object:
+        """Its status may be written there."""
         return self._nodes[name]
 
     def create(self, pod: Object) -> Object:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from collector.kube.client import ApiError
 from collector.kube.items import ListItems, WatchEvents
+from collector.node_condition import parse
 from tests.kube.api_server import metadata_of
 from tests.kube.contract import RealCluster
 from tests.kube.recording import QUICK, reflecting, until
@@ -153,6 +155,9 @@ async def test_the_node_from_the_cache(cluster: Cluster) -> None:
         assert error.status == 404  # noqa: PT017
         pytest.skip("this cluster has no node")
     assert metadata_of(node)["uid"]
+    pressure = parse(node)
+    assert pressure is not None, "MemoryPressure, as the kubelet reports it"
+    assert pressure.since < time.time()
 
 
 async def test_what_is_not_there(cluster: Cluster) -> None:

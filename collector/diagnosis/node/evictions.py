@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collector.diagnosis.model import Facts, Finding, FindingKind, Value
 from collector.model import Cause
+from collector.units import human_seconds
 
 WINDOW_SECONDS = 300.0
 LOOK_SECONDS = 10
@@ -18,7 +19,8 @@ MOST_NAMED = 3
 def find_evictions(facts: Facts) -> Finding | None:
     """
     Values: `evicted_before_count` and `evicted_after_count` in five minutes before and after the kill, `threshold`,
-    where known `threshold_bytes`, `last_eviction_seconds` (before the kill) and `memory_pressure_seconds`.
+    where known `threshold_bytes`, `last_eviction_seconds` (before the kill), `memory_pressure` (whether it was reported
+    at the kill) and `memory_pressure_seconds` (since when: before the kill, negative: after it).
     """
     node = facts.node
     if node is None or node.eviction_threshold is None or facts.cause not in (Cause.NODE, Cause.NODE_ALLOCATABLE):
@@ -44,13 +46,24 @@ def find_evictions(facts: Facts) -> Finding | None:
     if after:
         text += f"; it evicted {_named(after)} after it"
     text += f"; its threshold: memory.available < {node.eviction_threshold}"
+    if node.memory_pressure is not None:
+        values["memory_pressure"] = node.memory_pressure
+        evidence.append("node.memory_pressure")
+        text += f"; {_reported(node.memory_pressure_seconds)}"
     if node.memory_pressure_seconds is not None:
-        values["memory_pressure_seconds"] = node.memory_pressure_seconds
-        evidence.append("node.memory_pressure_seconds")
-        text += f"; MemoryPressure was true {node.memory_pressure_seconds:.0f} s before the kill"
+        values["memory_pressure_seconds"] = round(node.memory_pressure_seconds, 1)
     return Finding(
         kind=FindingKind.EVICTION, text=f"{text[0].upper()}{text[1:]}", values=values, evidence=tuple(evidence)
     )
+
+
+def _reported(seconds: float | None) -> str:
+    """seconds: as memory_pressure_seconds."""
+    if seconds is None:
+        return "it reported no MemoryPressure at the kill"
+    if seconds < 0:
+        return f"it reported MemoryPressure only {human_seconds(-seconds)} after the kill"
+    return f"it had reported MemoryPressure {human_seconds(seconds)} before the kill"
 
 
 def _named(evictions: list[tuple[float, str]]) -> str:
