@@ -152,6 +152,7 @@ class Diagnostician:
             spec_request_bytes=spec.request_bytes if spec else None,
             former=tuple(_former(kill, killed_at) for kill in kills),
             revisions=self._rollouts.of(workload, killed, elsewhere.revisions) if workload else (),
+            allocatable_bytes=self._witnesses.allocatable_bytes(),
         )
         seen = self._see(document, facts, found, elsewhere, killed_at)
         if seen.judgement is None and late.diagnosis is not None and _rests_on_witnesses(late.diagnosis):
@@ -208,7 +209,6 @@ class Diagnostician:
             history=self._witnesses.history,
             pods=self._cluster.known(),
             find=lambda task: self._witnesses.memcg_of(task.pid, task.comm, at=at),
-            allocatable_bytes=self._witnesses.allocatable_bytes(),
             stale_seconds=self._stale_seconds,
         )
         pressure = self._condition.memory_pressure(killed_at)

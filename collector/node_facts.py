@@ -33,13 +33,12 @@ def gather_node_facts(
     history: History,
     pods: Iterable[PodRecord] | None,
     find: Callable[[Task], MemcgPath | None],
-    allocatable_bytes: int | None = None,
     stale_seconds: float = STALE_SECONDS,
 ) -> NodeFacts:
     """
     at: of the kill, in the history's clock; killed_at: the same in UTC. pods: all that the API has told, deleted ones
-    too; None: there is no API. find: the cgroup of a row of the task dump. allocatable_bytes: `memory.max` of all pods.
-    stale_seconds: some sampling intervals.
+    too; None: there is no API. find: the cgroup of a row of the task dump. stale_seconds: some
+    sampling intervals.
     """
     records = None if pods is None else list(pods)
     used, containers = _sampled(history, at, stale_seconds)
@@ -50,7 +49,6 @@ def gather_node_facts(
         evictions=evictions.for_memory if evictions else (),
         eviction_threshold=evictions.threshold if evictions else None,
         eviction_threshold_bytes=evictions.threshold_bytes if evictions else None,
-        allocatable_bytes=allocatable_bytes,
     )
 
 

@@ -69,7 +69,6 @@ def gather(
         history=history(samples),
         pods=pods,
         find=lambda task: MemcgPath(paths[task.pid]) if task.pid in paths else None,
-        allocatable_bytes=900 * MIB,
     )
 
 
@@ -91,7 +90,6 @@ def test_what_pods_and_containers_used_before_the_kill() -> None:
     (container,) = pod.containers
     assert (container.name, container.working_set_bytes) == ("app", 290 * MIB)
     assert (container.request_bytes, container.limit_bytes) == (64 * MIB, 512 * MIB)
-    assert facts.allocatable_bytes == 900 * MIB
 
 
 def test_a_pod_that_the_api_has_not_told() -> None:

@@ -157,7 +157,7 @@ class NodeFacts:
     and seconds before (positive) or after the kill. `eviction_threshold`: with where it is known from; None: nobody
     looked for evictions. `memory_pressure`: whether the kubelet had reported the node's condition MemoryPressure at the
     kill; `memory_pressure_seconds`: how long before it that had become true, negative: after it; None: not known, or it
-    was not reported. `allocatable_bytes`: the limit of all pods together.
+    was not reported.
     """
 
     pods: tuple[PodUse, ...] = ()
@@ -167,7 +167,6 @@ class NodeFacts:
     eviction_threshold_bytes: int | None = None
     memory_pressure: bool | None = None
     memory_pressure_seconds: float | None = None
-    allocatable_bytes: int | None = None
 
 
 class Former(NamedTuple):
@@ -206,7 +205,8 @@ class Facts:
     before the kill. `page_size`: of the task dump; None: 4 KiB assumed. `hints`: memory flags of the victim's process,
     see processes/hints.py; None: never read. `memory_volumes`: the pod's emptyDirs in memory; None: not known.
     `spec_limit_bytes`: of the pod spec, where it may differ from what was enforced. `oom_group`: memory.oom.group was
-    at work. `former`: earlier kills, the last first. `revisions`: the newest last.
+    at work. `former`: earlier kills, the last first. `revisions`: the newest last. `allocatable_bytes`: the limit of
+    all pods of the node together.
     """
 
     cause: Cause
@@ -235,6 +235,7 @@ class Facts:
     revisions: tuple[Growth, ...] = ()
     history: MemoryHistory | None = None
     node: NodeFacts | None = None
+    allocatable_bytes: int | None = None
 
     @property
     def revision(self) -> str | None:

@@ -344,6 +344,15 @@ def test_the_limit_of_the_pod_itself(neighbours: tuple[Neighbour, ...] | None, t
     assert ("proxy holds most" in advice.text) is (neighbours is not None)
 
 
+@pytest.mark.parametrize("at_pod_limit", [True, False])
+@pytest.mark.parametrize(("allocatable", "said"), [(1279 * MIB, True), (1280 * MIB, False), (None, False)])
+def test_a_limit_that_the_node_cannot_keep(allocatable: int | None, said: bool, at_pod_limit: bool) -> None:
+    facts, judgement = (POD_LIMIT, AT_POD_LIMIT) if at_pod_limit else (FACTS, AT_POD_LIMIT)
+    advice = step(advise(replace(facts, allocatable_bytes=allocatable), judgement, ()), Action.SET_LIMIT)
+    assert ("this node has" in advice.text) is said
+    assert advice.values.get("allocatable_bytes") == (allocatable if said else None)
+
+
 def test_a_lone_container_at_its_pods_limit_is_at_its_own() -> None:
     advice = step(advise(replace(FACTS, cause=Cause.POD_LIMIT, lone=True), TOO_LOW, ()), Action.SET_LIMIT)
     assert (advice.values["container"], advice.values["limit_bytes"]) == ("app", 672 * MIB)

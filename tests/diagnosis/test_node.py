@@ -81,7 +81,6 @@ NODE = NodeFacts(
     evictions=(),
     eviction_threshold="assumed default 100Mi",
     eviction_threshold_bytes=100 * MIB,
-    allocatable_bytes=16 * GIB - 100 * MIB,
 )
 FACTS = Facts(
     cause=Cause.NODE,
@@ -91,6 +90,7 @@ FACTS = Facts(
     node_memory=NodeMemory(ram_bytes=16 * GIB, swap_bytes=0, free_swap_bytes=0),
     pod=Pod(uid=BATCH, namespace="shop", name="batch-0", qos_class=QosClass.BEST_EFFORT),
     node=NODE,
+    allocatable_bytes=16 * GIB - 100 * MIB,
 )
 KUBEPODS = {
     "cause": Cause.NODE_ALLOCATABLE,
@@ -563,8 +563,8 @@ def test_a_reservation_for_what_the_host_uses() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"node": node(allocatable_bytes=15 * GIB)}, id="enough is reserved"),
-        pytest.param({"node": node(allocatable_bytes=None)}, id="the limit of all pods is not known"),
+        pytest.param({"allocatable_bytes": 15 * GIB}, id="enough is reserved"),
+        pytest.param({"allocatable_bytes": None}, id="the limit of all pods is not known"),
         pytest.param({"node_memory": None}, id="the node's memory is not known"),
     ],
 )

@@ -81,9 +81,10 @@ def _container(given: Given, size: Size) -> Advice:
     start = "For now, set" if judgement.pattern is Pattern.UNKNOWN else "Set"
     text = f"{start} the memory limit of {target} to {_said(size)}{_request_said(facts, request)}"
     values = {**target.values, **_values(size), "request_bytes": request}
+    doubts = f"{_if_too_large(facts, size, values)}{_if_leak(facts, judgement, size, values)}"
     return Advice(
         action=Action.SET_LIMIT,
-        text=f"{text}{_if_leak(facts, judgement, size, values)}{how(target.workload, resize=True)}",
+        text=f"{text}{doubts}{how(target.workload, resize=True)}",
         values=values | _manifest(target, limit=size.limit_bytes, request=request),
         command=command,
     )
@@ -108,7 +109,8 @@ def _pod(given: Given, size: Size) -> Advice:
         return Advice(
             action=Action.SET_LIMIT,
             text=f"Set the memory limit of the pod (not of a container) to {_said(size)}{_request_said(facts, request)}"
-            f"{most}{_if_leak(facts, judgement, size, values)}{how(target.workload)}",
+            f"{most}{_if_too_large(facts, size, values)}{_if_leak(facts, judgement, size, values)}"
+            f"{how(target.workload)}",
             values=values,
             command=command,
         )
@@ -123,8 +125,8 @@ def _pod(given: Given, size: Size) -> Advice:
     return Advice(
         action=Action.SET_LIMIT,
         text=f"Set the memory limit of {holder}, which holds most, to {_least(size)}{quantity(limit)}: the pod's limit "
-        f"is the sum, and needs {_said(size)}{_request_said(facts, request)}{_if_leak(facts, judgement, size, values)}"
-        f"{how(target.workload, resize=True)}",
+        f"is the sum, and needs {_said(size)}{_request_said(facts, request)}{_if_too_large(facts, size, values)}"
+        f"{_if_leak(facts, judgement, size, values)}{how(target.workload, resize=True)}",
         values=values,
         command=_command(holder, limit=limit, request=request),
     )
@@ -212,6 +214,15 @@ def _request_said(facts: Facts, request: int | None) -> str:
         return "; request the same, so that it stays Guaranteed"
     today = max(facts.spec_request_bytes or 0, (facts.container.request_bytes if facts.container else None) or 0)
     return f"; request {quantity(request)}, {'as today' if request == today else 'its steady state'}"
+
+
+def _if_too_large(facts: Facts, size: Size, values: Values) -> str:
+    """A limit that the node cannot keep, and a request by which no pod fits there. Adds it to `values`."""
+    if facts.allocatable_bytes is None or size.limit_bytes <= facts.allocatable_bytes:
+        return ""
+    values["allocatable_bytes"] = facts.allocatable_bytes
+    room = human_bytes(facts.allocatable_bytes)
+    return f"; this node has {room} for all its pods: a larger node is needed, or less use"
 
 
 def _if_leak(facts: Facts, judgement: Judgement, size: Size, values: Values) -> str:

@@ -147,10 +147,9 @@ def _reserve(facts: Facts, filled: Mapping[str, Value]) -> Iterator[Advice]:
     """Where the host's own processes take what was promised to pods."""
     held = filled.get("host_rss_bytes")
     ram = facts.node_memory.ram_bytes if facts.node_memory else None
-    allocatable = facts.node.allocatable_bytes if facts.node else None
-    if not isinstance(held, int) or ram is None or allocatable is None:
+    if not isinstance(held, int) or ram is None or facts.allocatable_bytes is None:
         return
-    reserved = max(0, ram - allocatable)
+    reserved = max(0, ram - facts.allocatable_bytes)
     if held <= reserved:
         return
     more = tidy_up(held - reserved)

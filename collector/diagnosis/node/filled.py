@@ -72,10 +72,10 @@ def _pods(uses: list[Use], facts: Facts) -> Part:
     for place, use in enumerate(shown[:MOST_LISTED], start=1):
         values.update(_listed(f"top{place}", use))
     together = f"{len(uses)} pods use {human_bytes(total)} together" if len(uses) > 1 else ""
-    allocatable = facts.node.allocatable_bytes if facts.node else None
-    if together and allocatable is not None and facts.cause is not Cause.QOS_LIMIT:
-        together += f", of {human_bytes(allocatable)} that they may use"
-        values["allocatable_bytes"] = allocatable
+    if together and facts.allocatable_bytes is not None and facts.cause is not Cause.QOS_LIMIT:
+        together += f", of {human_bytes(facts.allocatable_bytes)} that they may use"
+        values["allocatable_bytes"] = facts.allocatable_bytes
+        evidence.append("allocatable_bytes")
     return Part(text="; ".join(filter(None, (text, together))), values=values, evidence=tuple(evidence))
 
 
