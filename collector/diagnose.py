@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from collector.diagnosis.diagnose import diagnose
 from collector.diagnosis.lives import growths_of
-from collector.diagnosis.model import Diagnosis, Facts, MemoryHistory, Pattern
+from collector.diagnosis.model import Diagnosis, Facts, Judgement, MemoryHistory, Pattern
+from collector.diagnosis.pattern import NEAR
 from collector.diagnosis.timeline import Timeline
 from collector.diagnosis.to_json import to_json
 from collector.errors import SourceError
@@ -175,7 +176,7 @@ _VERDICTS = {
     Pattern.SPIKE: "Killed by a jump from calm use",
     Pattern.NODE_PRESSURE: "Killed because the node, or what its pods may use together, was full",
     Pattern.CALM: "Calm: no growth that would meet the limit",
-    Pattern.UNKNOWN: "Not known: the history is too short",
+    Pattern.UNKNOWN: "Not known: the history does not show it",
 }
 
 
@@ -193,8 +194,16 @@ def _figures(history: MemoryHistory, diagnosis: Diagnosis) -> Iterator[tuple[str
     if judgement.steady_bytes is not None:
         yield "usual use", human_bytes(judgement.steady_bytes)
     if judgement.peak_bytes is not None:
-        cut = ", cut off by the limit" if judgement.peak_is_cut else ""
-        yield "peak", human_bytes(judgement.peak_bytes) + cut
+        yield "peak", _peak(judgement)
+
+
+def _peak(judgement: Judgement) -> str:
+    peak, limit = judgement.peak_bytes or 0, judgement.limit_bytes
+    if not judgement.peak_is_cut:
+        return human_bytes(peak)
+    if limit is None or peak >= NEAR * limit:
+        return f"{human_bytes(peak)}, cut off by the limit"
+    return f"{human_bytes(limit)}, cut off by the limit; {human_bytes(peak)} in the samples"
 
 
 def _when(at: float, last: float) -> str:

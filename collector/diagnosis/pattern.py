@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from collector.diagnosis.model import Judgement, Life, MemoryHistory, Pattern, Point
 from collector.diagnosis.robust import Bin, Series, bin_up, despiked, median, theil_sen
 from collector.diagnosis.trend import DAY_RISES_SECONDS, HOUR, Trend, find_growth
-from collector.model import NODE_PRESSURE
+from collector.model import NODE_PRESSURE, Cause
 from collector.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HELD = 0.975
 _LEAST_SAMPLES = 5
 _LEAST_SECONDS = 60.0
 _RECENT_SECONDS = 1800.0
+_NOT_AT_ITS_LIMIT = NODE_PRESSURE | {Cause.MANUAL}
 _PARTS = ("anon", "shmem", "kernel")
 """What cannot be reclaimed. The rest of a working set is page cache that was used lately."""
 
@@ -62,6 +63,8 @@ def judge(history: MemoryHistory) -> Judgement:
     if history.cause in NODE_PRESSURE:
         reason = f"the kernel says whose memory ran out ({history.cause}): that of the node, or of many pods together"
         return _say(history, view, Pattern.NODE_PRESSURE, 0.95, reason)
+    if history.cause is Cause.MANUAL:
+        return _say(history, view, Pattern.UNKNOWN, 0.1, "somebody asked for the kill: no limit was hit")
     for rule in (_startup, _leak, _limit_too_low, _spike):
         if judgement := rule(history, view):
             return judgement
@@ -270,7 +273,7 @@ def _say(
         missing=missing,
         steady_bytes=round(median(one.middle for one in view.bins)),
         peak_bytes=max(point.most for point in view.life.points),
-        peak_is_cut=killed and pattern is not Pattern.NODE_PRESSURE,
+        peak_is_cut=killed and history.cause not in _NOT_AT_ITS_LIMIT,
         limit_bytes=view.limit,
         life_seconds=view.seconds if killed and view.life.started else None,
         same_end=_same_end(history),

@@ -180,7 +180,11 @@ def test_node_pressure_is_what_the_cause_says(cause: Cause) -> None:
     one = judge_lives(life(ramp(), killed=True), cause=cause)
     pressed = cause in (Cause.NODE, Cause.NODE_ALLOCATABLE, Cause.NODE_NUMA, Cause.QOS_LIMIT)
     assert (one.pattern is Pattern.NODE_PRESSURE) == pressed
-    assert one.peak_is_cut == (not pressed)
+    assert one.peak_is_cut == (not pressed and cause is not Cause.MANUAL)
+
+
+def test_of_a_kill_that_somebody_asked_for_the_memory_says_nothing() -> None:
+    assert judge_lives(life(ramp(), killed=True), cause=Cause.MANUAL).pattern is Pattern.UNKNOWN
 
 
 def test_the_figures_of_a_leak() -> None:

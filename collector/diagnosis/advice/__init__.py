@@ -12,7 +12,7 @@ from collector.diagnosis.advice.leak import advise_fix, advise_not_to_raise, adv
 from collector.diagnosis.advice.limits import advise_limit, advise_request
 from collector.diagnosis.advice.profiling import advise_profile
 from collector.diagnosis.advice.runtime import advise_runtime
-from collector.diagnosis.advice.sizes import own_limit, present_limit
+from collector.diagnosis.advice.sizes import own_limit, present_limit, size_limit
 from collector.diagnosis.advice.victim import advise_victim
 from collector.diagnosis.advice.volumes import advise_volume
 from collector.diagnosis.advice.words import Given, target_of
@@ -113,9 +113,8 @@ _STEPS: dict[Pattern, Callable[[Given], Iterator[Advice]]] = {
 
 
 def _bound_load(given: Given) -> Advice:
-    judgement = given.judgement
-    peak, steady = judgement.peak_bytes, judgement.steady_bytes
-    jump = peak - steady if peak is not None and steady is not None and peak > steady else None
+    size, steady = size_limit(given.facts, given.judgement, given.factor), given.judgement.steady_bytes
+    jump = size.peak_bytes - steady if size is not None and steady is not None and size.peak_bytes > steady else None
     what = "it" if jump is None else human_bytes(jump)
     return Advice(
         action=Action.BOUND_LOAD,
