@@ -8,8 +8,8 @@ from math import exp
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.diagnosis.model import Judgement, Life, MemoryHistory, Pattern, Point
-from collector.diagnosis.robust import Bin, Series, bin_up, despiked, median, theil_sen
-from collector.diagnosis.trend import DAY_RISES_SECONDS, HOUR, Trend, find_growth
+from collector.diagnosis.robust import LEAST_BINS, Bin, Series, bin_up, despiked, median, theil_sen
+from collector.diagnosis.trend import DAY, DAY_RISES_SECONDS, HOUR, Trend, find_growth, trend_from
 from collector.model import NODE_PRESSURE, Cause
 from collector.units import human_bytes, human_seconds
 
@@ -28,6 +28,7 @@ _HELD = 0.975
 _LEAST_SAMPLES = 5
 _LEAST_SECONDS = 60.0
 _RECENT_SECONDS = 1800.0
+_LATE_SECONDS = 1.5 * DAY
 _NOT_AT_ITS_LIMIT = NODE_PRESSURE | {Cause.MANUAL}
 _PARTS = ("anon", "shmem", "kernel")
 """What cannot be reclaimed. The rest of a working set is page cache that was used lately."""
@@ -59,7 +60,7 @@ class View(NamedTuple):
 def judge(history: MemoryHistory) -> Judgement:
     view = _view(history.last)
     if not history.last.killed:
-        return _forecast(view)
+        return _forecast(history, view)
     if history.cause in NODE_PRESSURE:
         reason = f"the kernel says whose memory ran out ({history.cause}): that of the node, or of many pods together"
         return _say(history, view, Pattern.NODE_PRESSURE, 0.95, reason)
@@ -74,19 +75,33 @@ def judge(history: MemoryHistory) -> Judgement:
 # It lives
 
 
-def _forecast(view: View) -> Judgement:
-    history = MemoryHistory(lives=(view.life,))
-    trend = find_growth(view.series, view.lows, killed=False)
-    if trend:
+def _forecast(history: MemoryHistory, view: View) -> Judgement:
+    growth = _find(view)
+    if growth and not _came_to_nothing(history, growth.trend):
+        trend = growth.trend
         sure = 0.6 if trend.seconds < DAY_RISES_SECONDS else 0.85 if trend.seconds < 2 * DAY_RISES_SECONDS else 0.99
-        return _say_leak(history, view, trend, sure)
+        return _say_leak(history, view, growth, sure)
     if len(view.life.points) < _LEAST_SAMPLES or view.seconds < _LEAST_SECONDS:
         return _unknown(history, view)
     reasons = [f"no growth in {human_seconds(view.seconds)} that stays, goes on and is more than its noise"]
     if view.has_parts and (whole := find_growth(*_series(view.bins), killed=False)):
         grown = f"{human_bytes(round(whole.rise))} in {human_seconds(whole.seconds)}"
         reasons.append(f"its working set grew, by {grown}, but by page cache: the kernel takes that back when it must")
-    return _say(history, view, Pattern.CALM, 0.5 + 0.45 * (1 - exp(-view.seconds / (6 * HOUR))), *reasons)
+    sure = 0.5 + 0.45 * (1 - exp(-view.seconds / (6 * HOUR)))
+    if rises := _rises_now(view):
+        reasons.append(rises)
+        sure = min(sure, 0.6)
+    return _say(history, view, Pattern.CALM, sure, *reasons)
+
+
+def _rises_now(view: View) -> str | None:
+    """It may be the load of a day, or the beginning of a leak."""
+    if len(view.series) < 4 * LEAST_BINS:
+        return None
+    trend = trend_from(view.series, len(view.series) * 3 // 4)
+    if trend.slope <= 0 or trend.strength < 10 or not _is_highest(view.series, trend):
+        return None
+    return f"it rises now, by {_size(trend.rise)} in {human_seconds(trend.seconds)}: too short to tell from a load"
 
 
 # It was killed
@@ -111,26 +126,27 @@ def _startup(history: MemoryHistory, view: View) -> Judgement | None:
 
 
 def _is_calm(view: View) -> bool:
-    """Long enough to be past its start, and far from the limit until it was killed."""
+    """Long enough to be past its start, and as large as it would be until it was killed."""
     used = [one.middle for one in view.bins[len(view.bins) // 3 :]]
     room = (view.limit or 0) - max(used)
-    return view.seconds > STARTUP_SECONDS / 3 and max(used) - min(used) < 0.3 * room
+    return view.seconds > STARTUP_SECONDS / 3 and max(used) - min(used) < max(0.3 * room, 0.05 * max(used))
 
 
 def _leak(history: MemoryHistory, view: View) -> Judgement | None:
     """It grew steadily until the limit was met."""
-    trend = find_growth(view.series, view.lows, killed=True)
-    if trend is None:
+    growth = _find(view)
+    if growth is None:
         return None
+    trend, view_of_it = growth
     if view.limit is not None:
         if trend.rise < (0.01 if trend.strength >= 30 else 0.03) * view.limit:
             return None
         # What was above the trend before may have been above it at the kill. What never was is a spike.
-        above = max(0.0, *(one.high - trend.at(one.time) for one in view.bins if one.time >= trend.since))
+        above = max(0.0, *(one.high - trend.at(one.time) for one in view_of_it.bins if one.time >= trend.since))
         reached = trend.at(view.life.points[-1].time) + above + trend.slope * view.gap
         if reached < 0.9 * view.limit:
             return None
-    return _say_leak(history, view, trend, 0.99)
+    return _say_leak(history, view, growth, 0.99)
 
 
 def _limit_too_low(history: MemoryHistory, view: View) -> Judgement | None:
@@ -146,7 +162,12 @@ def _limit_too_low(history: MemoryHistory, view: View) -> Judgement | None:
     reasons = [f"used {used}, without growing steadily"]
     if often:
         reasons.append(f"within {1 - NEAR:.0%} of its limit in {len(near) / len(view.bins):.0%} of its time")
-    sure = 0.9 if recent >= 0.92 * view.limit and often else 0.75
+    half = len(view.bins) // 2
+    before, later = (median(one.middle for one in bins) for bins in (view.bins[:half], view.bins[half:]))
+    rose = later - before > 0.1 * view.limit
+    if rose:
+        reasons.append(f"used {_size(later - before)} more in the second half of its life, but not steadily")
+    sure = 0.9 if recent >= 0.92 * view.limit and often and not rose else 0.75
     return _say(history, view, Pattern.LIMIT_TOO_LOW, sure, *reasons)
 
 
@@ -177,6 +198,63 @@ def _unknown(history: MemoryHistory, view: View) -> Judgement:
     if view.life.killed and view.limit is None:
         missing.append("its limit")
     return _say(history, view, Pattern.UNKNOWN, 0.1, missing=tuple(missing))
+
+
+# Growth
+
+
+class _Growth(NamedTuple):
+    """`view`: of the part of the life in which it was found."""
+
+    trend: Trend
+    view: View
+
+
+def _find(view: View) -> _Growth | None:
+    """
+    In all of its life; else in its last part, looked at more closely, down to its last day: in bins of hours a leak
+    that began today is no line yet. There it has to be new that memory is so high.
+    """
+    killed = view.life.killed
+    if trend := find_growth(view.series, view.lows, killed=killed):
+        return _Growth(trend, view)
+    part = view.seconds
+    while part > _LATE_SECONDS:
+        part = max(part / 4, _LATE_SECONDS)
+        since = view.life.points[-1].time - part
+        late = _view(replace(view.life, points=tuple(point for point in view.life.points if point.time >= since)))
+        trend = find_growth(late.series, late.lows, killed=killed)
+        if trend and _is_new(view.series, trend):
+            return _Growth(trend, late)
+    return None
+
+
+def _came_to_nothing(history: MemoryHistory, trend: Trend) -> bool:
+    """At this age most lives before rose as far, and came down again: the load of a day, after a restart each night."""
+    age = trend.since - history.last.points[0].time
+    longer = [life for life in history.lives[:-1] if not life.killed and _seconds(life) >= _seconds(history.last)]
+    fell = [life for life in longer if _rose_and_fell(_view(life).series, age, trend.rise)]
+    return len(fell) * 2 > len(longer)
+
+
+def _rose_and_fell(series: Series, age: float, rise: float) -> bool:
+    begin = min(series.index_at(series.times[0] + age), len(series) - 1)
+    most = max(series.values[begin:])
+    return most - series.values[begin] >= 0.6 * rise and most - median(series.values[-3:]) >= 0.5 * rise
+
+
+def _is_new(series: Series, trend: Trend) -> bool:
+    """It was never so high, and did not grow so fast just before, as what fills ever slower would."""
+    start = series.index_at(trend.since)
+    before = series.index_at(trend.since - trend.seconds)
+    if start - before < _LEAST_SAMPLES or not _is_highest(series, trend):
+        return False
+    return series.line(before, start).slope <= 0.5 * trend.slope
+
+
+def _is_highest(series: Series, trend: Trend) -> bool:
+    before = series.values[: series.index_at(trend.since)]
+    return trend.level - max(before, default=0.0) >= 0.5 * trend.rise
 
 
 # Preparing
@@ -280,10 +358,11 @@ def _say(
     )
 
 
-def _say_leak(history: MemoryHistory, view: View, trend: Trend, most: float) -> Judgement:
+def _say_leak(history: MemoryHistory, view: View, growth: _Growth, most: float) -> Judgement:
     """most: the confidence in the clearest of such trends."""
-    slope, low, high = _slope(view, trend)
-    grows = _growing_part(view, trend)
+    trend, late = growth
+    slope, low, high = _slope(late, trend)
+    grows = _growing_part(late, trend)
     rate = f"{_size(slope * HOUR)}/h ({_size(low * HOUR)} to {_size(high * HOUR)})"
     rose = f"{_size(trend.rise)} in {human_seconds(trend.seconds)}"
     reasons = [f"its {grows or 'working set'} grew by {rate}, {rose}, and did not slow down"]
@@ -291,11 +370,11 @@ def _say_leak(history: MemoryHistory, view: View, trend: Trend, most: float) -> 
         reasons.append(f"that is {trend.rise / trend.spread:.0f} times the spread about its line")
     left = None
     if view.limit is not None:
-        left = max(0.0, (view.limit - _level(view, trend)) / slope)
+        left = max(0.0, (view.limit - _level(late, trend)) / slope)
     return replace(
         _say(history, view, Pattern.LEAK, most * (1 - 0.5 * exp(-trend.strength / 12)), *reasons),
         growth_bytes_per_hour=slope * HOUR,
-        growth_since=trend.since if trend.start else view.calm[0].time,
+        growth_since=trend.since if trend.start else late.calm[0].time,
         seconds_to_limit=left,
         grows=grows,
     )
@@ -306,7 +385,7 @@ def _slope(view: View, trend: Trend) -> tuple[float, float, float]:
     if view.has_parts:
         bins = [one for one in view.bins if trend.since <= one.time <= trend.until]
         whole = theil_sen([one.time for one in bins], [one.middle for one in bins], len(bins))
-        if 0.75 * whole[0] < trend.slope < 1.33 * whole[0]:
+        if 0.85 * whole[0] < trend.slope < 1.18 * whole[0]:
             return whole
     return trend.slope, trend.low, trend.high
 

@@ -189,7 +189,7 @@ def despiked(times: Sequence[float], values: Sequence[float]) -> list[float]:
     count = len(values)
     if count < 5:
         return list(values)
-    around = [median(values[max(0, index - 2) : index + 3]) for index in range(count)]
+    around = [median(_about(values, index)) for index in range(count)]
     far = [abs(value - middle) for value, middle in zip(values, around, strict=True)]
     bound = 6 * sorted(far)[int(count * 0.75)]
     waits = [later - one for one, later in pairwise(times)]
@@ -199,6 +199,16 @@ def despiked(times: Sequence[float], values: Sequence[float]) -> list[float]:
         middle if off > bound and not gap else value
         for value, middle, off, gap in zip(values, around, far, gaps, strict=True)
     ]
+
+
+def _about(values: Sequence[float], index: int) -> Sequence[float]:
+    """As many before as after it, so that a ramp stays one; of the first and the last, what the next two lead to."""
+    reach = min(2, index, len(values) - 1 - index)
+    if reach:
+        return values[index - reach : index + reach + 1]
+    step = -1 if index else 1
+    beside, beyond = values[index + step], values[index + 2 * step]
+    return values[index], beside, 2 * beside - beyond
 
 
 def opened(values: Sequence[float], width: int) -> list[float]:

@@ -38,6 +38,8 @@ LEAST_SECONDS_SHORT = 300.0
 LEAST_SECONDS_ALIVE = 0.25 * HOUR
 DAY_RISES_SECONDS = 9 * HOUR
 """So long the load of a day may rise as straight as a leak."""
+RISES_SECONDS = 12 * HOUR
+"""The same, as a wave."""
 MORNING_SECONDS = 6 * HOUR
 """The same, out of a flat night."""
 
@@ -103,7 +105,7 @@ def find_growth(series: Series, lows: Series, *, killed: bool) -> Trend | None:
     if trend is None and (even := without_days(series)):
         trend = _longest(even, holds)
         # What is left of less than that shows what was taken away, turned round.
-        trend = trend if trend and trend.seconds >= 1.5 * DAY else None
+        trend = trend if trend and trend.seconds >= 1.5 * DAY and trend.rise >= 0.25 * _swing(series, even) else None
     if trend is None:
         floors = (_longest(floor, holds) for floor in floors_of(series, lows))
         trend = next((one for one in floors if one and _is_floor(lows, one)), None)
@@ -227,7 +229,8 @@ def _no_day(series: Series, trend: Trend) -> bool:
     if before >= DAY and trend.level - max(series.values[: trend.start]) >= 0.5 * trend.rise:
         return trend.seconds >= 3 * HOUR and trend.straightness >= 0.8
     if trend.seconds >= DAY_RISES_SECONDS:
-        return trend.straightness >= 0.8 and (whole or trend.seconds >= 12 * HOUR)
+        flat = trend.seconds >= RISES_SECONDS or whole or _was_flat_before(series, trend)
+        return trend.straightness >= 0.8 and flat
     if trend.seconds >= MORNING_SECONDS and _was_flat_before(series, trend):
         return trend.straightness >= 0.85
     if trend.seconds < 0.75 * HOUR:
@@ -241,7 +244,9 @@ def _grew_as_fast_before(series: Series, trend: Trend) -> bool:
     if trend.start < LEAST_BINS:
         return False
     before = trend_from(Series(series.times[: trend.start], series.values[: trend.start]), 0)
-    return before.strength >= 5 and 0.4 <= before.slope / trend.slope <= 2.5
+    # No load of a day rises for so long, and ever faster.
+    least = 0.05 if before.seconds + trend.seconds >= RISES_SECONDS and before.strength >= 10 else 0.4
+    return before.strength >= 5 and least <= before.slope / trend.slope <= 2.5
 
 
 def _was_flat_before(series: Series, trend: Trend) -> bool:
@@ -338,8 +343,15 @@ def without_days(series: Series) -> Series | None:
     ]
     mean = sum(usual) / hours
     values = [value - usual[hour] + mean for value, hour in zip(series.values, hour_of, strict=True)]
-    even = Series(series.times, values)
-    return even if even.line().spread < 0.8 * series.line().spread else None
+    rest = sum((one - usual[hour]) ** 2 for one, hour in zip(above, hour_of, strict=True))
+    days = series.seconds / DAY  # so much less of it is left by chance
+    return Series(series.times, values) if rest < 0.64 * (1 - 1 / days) * sum(one * one for one in above) else None
+
+
+def _swing(series: Series, even: Series) -> float:
+    """Of the load that was taken away."""
+    load = [value - other for value, other in zip(series.values, even.values, strict=True)]
+    return max(load) - min(load)
 
 
 def _slope_by_days(series: Series) -> float:
