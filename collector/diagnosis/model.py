@@ -64,6 +64,10 @@ class Life:
     killed: bool
     revision: str | None = None
 
+    @property
+    def seconds(self) -> float:
+        return self.points[-1].time - self.points[0].time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryHistory:

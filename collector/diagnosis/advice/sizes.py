@@ -11,7 +11,7 @@ from collector.diagnosis.model import Pattern
 from collector.model import Cause, QosClass
 
 if TYPE_CHECKING:
-    from collector.diagnosis.model import Facts, Judgement, Life
+    from collector.diagnosis.model import Facts, Judgement
 
 # The limit that was hit is that of the cgroup whose memory was sampled and reported.
 _OWN_LIMIT = frozenset({Cause.CONTAINER_LIMIT, Cause.POD_LIMIT})
@@ -146,8 +146,8 @@ def _life_to_limit(facts: Facts, judgement: Judgement) -> tuple[float, bool]:
     *former, last = facts.history.lives
     if last.started or not any(life.started and life.killed for life in former):
         to_come = 0.0 if last.killed else judgement.seconds_to_limit or 0.0
-        return _length(last) + to_come, not last.started
-    return next(_length(life) for life in reversed(former) if life.started and life.killed), False
+        return last.seconds + to_come, not last.started
+    return next(life.seconds for life in reversed(former) if life.started and life.killed), False
 
 
 def lasting_if_leak(facts: Facts, judgement: Judgement, limit: int) -> Lasting | None:
@@ -159,10 +159,6 @@ def lasting_if_leak(facts: Facts, judgement: Judgement, limit: int) -> Lasting |
     last = facts.history.last
     risen = (present if last.killed else last.points[-1].working_set) - last.points[0].working_set
     room = limit - last.points[0].working_set
-    if risen <= 0 or room <= 0 or _length(last) <= 0:
+    if risen <= 0 or room <= 0 or last.seconds <= 0:
         return None
-    return Lasting(seconds=_length(last) * room / risen, at_least=not last.started)
-
-
-def _length(life: Life) -> float:
-    return life.points[-1].time - life.points[0].time
+    return Lasting(seconds=last.seconds * room / risen, at_least=not last.started)

@@ -1,0 +1,101 @@
+"""Where in a life it grows: in all of it, or only of late."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from collector.diagnosis.robust import median, theil_sen
+from collector.diagnosis.trend import DAY, find_growth
+from collector.diagnosis.view import LEAST_SAMPLES, PARTS, View, view_of
+
+if TYPE_CHECKING:
+    from collector.diagnosis.model import MemoryHistory
+    from collector.diagnosis.robust import Series
+    from collector.diagnosis.trend import Trend
+
+_LATE_SECONDS = 1.5 * DAY
+
+
+class Found(NamedTuple):
+    """A growth. `view`: of the part of the life in which it was found."""
+
+    trend: Trend
+    view: View
+
+    def slope(self) -> tuple[float, float, float]:
+        """
+        Of the working set, which is what meets the limit, unless page cache makes much of its growth; with its bounds.
+        """
+        if self.view.has_parts:
+            bins = [one for one in self.view.bins if self.trend.since <= one.time <= self.trend.until]
+            whole = theil_sen([one.time for one in bins], [one.middle for one in bins], len(bins))
+            if 0.85 * whole[0] < self.trend.slope < 1.18 * whole[0]:
+                return whole
+        return self.trend.slope, self.trend.low, self.trend.high
+
+    def level(self) -> float:
+        """The working set at the last point, by the trend: a single sample may be off."""
+        above = median(one.middle - self.trend.at(one.time) for one in self.view.bins if one.time >= self.trend.since)
+        return min(self.trend.at(self.view.life.points[-1].time) + above, self.view.limit or float("inf"))
+
+    def part(self) -> str | None:
+        """What of it grows most; None: its parts are not known."""
+        if not self.view.has_parts:
+            return None
+        since, until = self.trend.since, self.trend.until
+        points = [point for point in self.view.calm if since <= point.time <= until and point.anon is not None]
+        some = max(1, len(points) // 8)
+
+        def grown(part: str) -> float:
+            sizes = [getattr(point, part) or 0 for point in points]
+            return median(sizes[-some:]) - median(sizes[:some]) if sizes else 0.0
+
+        return max(PARTS, key=grown)
+
+
+def find(view: View) -> Found | None:
+    """
+    In all of its life; else in its last part, looked at more closely, down to its last day: in bins of hours a leak
+    that began today is no line yet. There it has to be new that memory is so high.
+    """
+    killed = view.life.killed
+    if trend := find_growth(view.series, view.lows, killed=killed):
+        return Found(trend, view)
+    part = view.life.seconds
+    while part > _LATE_SECONDS:
+        part = max(part / 4, _LATE_SECONDS)
+        since = view.life.points[-1].time - part
+        late = view_of(replace(view.life, points=tuple(point for point in view.life.points if point.time >= since)))
+        trend = find_growth(late.series, late.lows, killed=killed)
+        if trend and _is_new(view.series, trend):
+            return Found(trend, late)
+    return None
+
+
+def came_to_nothing(history: MemoryHistory, trend: Trend) -> bool:
+    """At this age most lives before rose as far, and came down again: the load of a day, after a restart each night."""
+    age = trend.since - history.last.points[0].time
+    longer = [life for life in history.lives[:-1] if not life.killed and life.seconds >= history.last.seconds]
+    fell = [life for life in longer if _rose_and_fell(view_of(life).series, age, trend.rise)]
+    return len(fell) * 2 > len(longer)
+
+
+def _rose_and_fell(series: Series, age: float, rise: float) -> bool:
+    begin = min(series.index_at(series.times[0] + age), len(series) - 1)
+    most = max(series.values[begin:])
+    return most - series.values[begin] >= 0.6 * rise and most - median(series.values[-3:]) >= 0.5 * rise
+
+
+def _is_new(series: Series, trend: Trend) -> bool:
+    """It was never so high, and did not grow so fast just before, as what fills ever slower would."""
+    start = series.index_at(trend.since)
+    before = series.index_at(trend.since - trend.seconds)
+    if start - before < LEAST_SAMPLES or not is_highest(series, trend):
+        return False
+    return series.line(before, start).slope <= 0.5 * trend.slope
+
+
+def is_highest(series: Series, trend: Trend) -> bool:
+    before = series.values[: series.index_at(trend.since)]
+    return trend.level - max(before, default=0.0) >= 0.5 * trend.rise
