@@ -68,7 +68,7 @@ def find(view: View) -> Found | None:
         since = view.life.points[-1].time - part
         late = view_of(replace(view.life, points=tuple(point for point in view.life.points if point.time >= since)))
         trend = find_growth(late.series, late.lows, killed=killed)
-        if trend and _is_new(view.series, trend):
+        if trend and is_highest(view.series, trend) and _was_slower_before(late.series, trend):
             return Found(trend, late)
     return None
 
@@ -87,15 +87,13 @@ def _rose_and_fell(series: Series, age: float, rise: float) -> bool:
     return most - series.values[begin] >= 0.6 * rise and most - median(series.values[-3:]) >= 0.5 * rise
 
 
-def _is_new(series: Series, trend: Trend) -> bool:
-    """It was never so high, and did not grow so fast just before, as what fills ever slower would."""
-    start = series.index_at(trend.since)
-    before = series.index_at(trend.since - trend.seconds)
-    if start - before < LEAST_SAMPLES or not is_highest(series, trend):
-        return False
-    return series.line(before, start).slope <= 0.5 * trend.slope
+def _was_slower_before(series: Series, trend: Trend) -> bool:
+    """What fills ever slower was faster."""
+    start, before = (series.index_at(since) for since in (trend.since, trend.since - trend.seconds))
+    return start - before >= LEAST_SAMPLES and series.line(before, start).slope <= 0.5 * trend.slope
 
 
 def is_highest(series: Series, trend: Trend) -> bool:
+    """It was never so high."""
     before = series.values[: series.index_at(trend.since)]
     return trend.level - max(before, default=0.0) >= 0.5 * trend.rise

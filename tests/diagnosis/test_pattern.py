@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,9 @@ from collector.diagnosis.pattern import judge
 from collector.diagnosis.timeline import Timeline
 from collector.model import Cause
 from tests.diagnosis.shapes import MIB, SHAPES, Row, Story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEEDS = range(2)
 HOUR = 3600.0
@@ -122,6 +126,11 @@ def test_confidence_means_something() -> None:
             [life(noisy(200, 9), started=True, killed=True)] * 3, Pattern.STARTUP, id="calm for minutes, each time"
         ),
         pytest.param(
+            [life([300, *noisy(970, 8)], started=True, killed=True)],
+            Pattern.LIMIT_TOO_LOW,
+            id="near the limit for minutes, and once only",
+        ),
+        pytest.param(
             [*[life(ramp(), started=True, killed=True)] * 3, life([100, 300, 500, 700, 900, 1024], killed=True)],
             Pattern.SPIKE,
             id="former lives were long",
@@ -164,6 +173,84 @@ def test_a_flat_night_before_seven_hours_of_growth_is_no_day() -> None:
     assert judge_lives(life([*flat, *ramp(240, rate=0.5)])).pattern is Pattern.CALM
     wavy = [size + 60 * math.sin(at / 100) for at, size in enumerate(flat)]
     assert judge_lives(life([*wavy, *ramp(420, rate=0.5)])).pattern is Pattern.CALM
+
+
+def by_hours(load: Callable[[float], float], hours: float, *, noise: float = 1.0) -> list[float]:
+    """MiB by hours, each five minutes."""
+    rng = Random(5)
+    return [load(at / 12) + rng.gauss(0, noise) for at in range(round(hours * 12))]
+
+
+def of_day(hour: float) -> float:
+    """0 at midnight, 1 at noon."""
+    return 0.5 - 0.5 * math.cos(hour / 24 * 2 * math.pi)
+
+
+@pytest.mark.parametrize("days", [2, 3, 9])
+@pytest.mark.parametrize("hours", [5, 6, 9, 10, 16])
+def test_what_begins_after_calm_days_is_looked_at_closely(days: int, hours: int) -> None:
+    flat = days * 24
+    late = by_hours(lambda hour: 300 + 20 * max(0.0, hour - flat), flat + hours)
+
+    told = judge_lives(life(late, step=300))
+    assert told.pattern is Pattern.LEAK
+    assert told.growth_bytes_per_hour == pytest.approx(20 * MIB, rel=0.1)
+    assert told.growth_since == pytest.approx(flat * 3600, abs=hours * 3600 * 0.15)
+    killed = judge_lives(life([*late, 1024], step=300, killed=True, limit=int(late[-1] + 2) * MIB))
+    assert killed.pattern is Pattern.LEAK
+
+
+@pytest.mark.parametrize("constant", [20, 60, 200])
+def test_what_fills_ever_slower_is_looked_at_as_a_whole(constant: float) -> None:
+    filling = by_hours(lambda hour: 100 + 500 * (1 - math.exp(-hour / constant)), 3 * constant)
+    assert judge_lives(life(filling, step=300)).pattern is Pattern.CALM
+
+
+def test_a_leak_that_begins_under_the_load_of_days() -> None:
+    late = by_hours(lambda hour: 300 + 120 * of_day(hour) + 10 * max(0.0, hour - 84), 84 + 50)
+    told = judge_lives(life(late, step=300))
+    assert told.pattern is Pattern.LEAK
+    assert told.growth_bytes_per_hour == pytest.approx(10 * MIB, rel=0.2)
+
+
+def test_the_highest_of_three_mornings_is_no_leak() -> None:
+    mornings = by_hours(lambda hour: 600 + 400 * of_day(hour) + 0.6 * hour, 59)
+    assert judge_lives(life(mornings, step=300, killed=True)).pattern is Pattern.LIMIT_TOO_LOW
+
+
+@pytest.mark.parametrize("pace", [0.1, 0.2, 0.3, 0.5])
+def test_growth_that_has_become_faster_is_growth(pace: float) -> None:
+    """Of twelve hours: of less it may be a morning."""
+    faster = by_hours(lambda hour: 300 + 20 * (max(0.0, hour - 7) + pace * min(hour, 7.0)), 14)
+    assert judge_lives(life(faster, step=300)).pattern is Pattern.LEAK
+
+
+def test_a_load_that_came_down_in_the_lives_before_does_so_again() -> None:
+    day = by_hours(lambda hour: 500 - 200 * abs(hour / 12 - 1), 23)
+    morning = life(day[: 10 * 12], step=300, started=True)
+
+    assert judge_lives(morning).pattern is Pattern.LEAK
+    assert judge_lives(*[life(day, step=300, started=True)] * 3, morning).pattern is Pattern.CALM
+    growing = by_hours(lambda hour: 300 + 20 * hour, 23)
+    lives = [*[life(growing, step=300, started=True)] * 3, life(growing[: 10 * 12], step=300, started=True)]
+    assert judge_lives(*lives).pattern is Pattern.LEAK
+
+
+def test_calm_is_less_sure_where_it_rises_now() -> None:
+    rising = by_hours(lambda hour: 300 + 20 * max(0.0, hour - 8), 12)
+    flat = by_hours(lambda hour: 300, 12)
+
+    told = judge_lives(life(rising, step=300))
+    assert (told.pattern, told.confidence) == (Pattern.CALM, 0.6)
+    assert told.reasons[-1].startswith("it rises now, by ")
+    assert judge_lives(life(flat, step=300)).confidence > 0.8
+
+
+def test_who_is_not_sure_that_it_is_no_leak_says_so() -> None:
+    flat = noisy(980, 200)
+    stairs = [size - (300 if at < 90 else 0) for at, size in enumerate(flat)]
+    assert judge_lives(life(flat, killed=True)).confidence == 0.9
+    assert judge_lives(life(stairs, killed=True)).confidence < 0.9
 
 
 def test_a_leak_goes_on_after_a_step() -> None:

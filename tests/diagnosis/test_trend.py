@@ -107,6 +107,20 @@ def test_a_spike_is_taken_out_and_a_step_stays() -> None:
     assert despiked([float(number) for number in range(12)], values) == [*values[:3], 1.1, *values[4:]]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_ramp_stays_one_up_to_its_end_where_all_before_was_still(backwards: bool) -> None:
+    values = [1.0, 1.001, 1.0, 1.001] * 5 + [2.0, 3.0, 4.0, 5.0, 6.0]
+    values = values[::-1] if backwards else values
+    assert despiked([float(number) for number in range(25)], values) == pytest.approx(values, abs=0.01)
+
+
+@pytest.mark.parametrize("at", [0, 11])
+def test_a_spike_at_either_end_is_taken_out(at: int) -> None:
+    values = [1.0, 1.1] * 6
+    values[at] = 9.0
+    assert max(despiked([float(number) for number in range(12)], values)) < 1.5
+
+
 def test_what_came_after_a_gap_is_no_spike() -> None:
     times = [0.0, 1.0, 2.0, 3.0, 4.0, 50.0]
     values = [1.0, 1.1, 1.0, 1.1, 1.0, 9.0]
