@@ -518,6 +518,26 @@ def test_the_profile(
     assert advice.text.startswith("Before any restart")
 
 
+@pytest.mark.parametrize(
+    ("grows", "command", "words"),
+    [
+        pytest.param("shmem", "kubectl exec -n shop web-5d8f9c-x2x4z -c app -- df -h", "files in a tmpfs", id="files"),
+        pytest.param(
+            "kernel",
+            "kubectl exec -n shop web-5d8f9c-x2x4z -c app -- cat /sys/fs/cgroup/memory.stat",
+            "the kernel's memory for it",
+            id="the kernel's",
+        ),
+    ],
+)
+def test_what_no_heap_profile_shows(grows: str, command: str, words: str) -> None:
+    found = (finding(FindingKind.KERNEL_MEMORY, part="slab"),)
+    steps = advise(replace(FACTS, hints=("runtime=java",)), replace(LEAK, grows=grows), found)
+    assert step(steps, Action.PROFILE).command == command
+    assert (Action.REDUCE_KERNEL_MEMORY in actions(steps)) is (grows == "kernel")
+    assert words in step(steps, Action.FIX_LEAK).text
+
+
 def test_a_runtime_that_is_not_known_gets_no_command() -> None:
     advice = step(advise(FACTS, LEAK, ()), Action.PROFILE)
     assert (advice.values["runtime"], advice.command) == (None, None)

@@ -59,6 +59,8 @@ def _leak(given: Given) -> Iterator[Advice]:
     yield advise_profile(given)
     yield from advise_volume(given, limit)
     yield from advise_runtime(given, own_limit(given.facts, given.judgement), new=False)
+    if given.judgement.grows == "kernel":
+        yield from _kernel_memory(given)
     yield from advise_roll_back(given)
     yield advise_fix(given)
 

@@ -79,9 +79,16 @@ def _called(revision: Growth) -> str:
     return revision.revision if revision.number is None else str(revision.number)
 
 
+_WORDS = {
+    "anon": "its anon memory",
+    "shmem": "its shared memory (files in a tmpfs, in the first place)",
+    "kernel": "the kernel's memory for it",
+}
+
+
 def advise_fix(given: Given) -> Advice:
     judgement, target = given.judgement, given.judged
-    grows = f"its {judgement.grows} memory" if judgement.grows else "its memory"
+    grows = _WORDS.get(judgement.grows or "", "its memory")
     growth = judgement.growth_bytes_per_hour
     pace = "" if growth is None else f" by {human_bytes(round(growth))} an hour"
     return Advice(

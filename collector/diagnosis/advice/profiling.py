@@ -60,6 +60,19 @@ _HOW = {
 }
 
 
+_NOT_OF_A_HEAP = {
+    "shmem": _How(
+        "See which tmpfs fills and with what: its files are there until the pod goes, whatever restarts", ("df", "-h")
+    ),
+    "kernel": _How(
+        f"{_WARNING} see which part of the kernel's memory grows (slab, sock, pagetables, kernel_stack, ...): no heap "
+        "profile shows it",
+        ("cat", "/sys/fs/cgroup/memory.stat"),
+    ),
+}
+"""By what grows."""
+
+
 def advise_profile(given: Given) -> Advice:
     target, runtime = given.target, runtime_of(given.facts, given.findings)
     if given.judged.whole:
@@ -67,7 +80,9 @@ def advise_profile(given: Given) -> Advice:
         if holder != target:  # of what runs there nothing is known
             target, runtime = given.judged if holder.container is None else holder, None
     text, command = f"{_WARNING} profile the memory of {target} while it is high, twice, and compare", None
-    if runtime is Runtime.GO:
+    if other := _NOT_OF_A_HEAP.get(given.judgement.grows or ""):
+        runtime, text, command = None, other.text, _exec(target, *other.arguments)
+    elif runtime is Runtime.GO:
         text = f"{_WARNING} read the heap profile, if the program serves net/http/pprof (here on port {_PPROF_PORT})"
         command = _pprof(target)
     elif runtime is not None:

@@ -299,9 +299,11 @@ def watch_all(runs: Collection[Run], seconds: float) -> None:
 
 
 def keep(run: Run, directory: Path) -> None:
-    """What the outputs of its kills are."""
-    write_history(directory / "history.jsonl", run.history())
-    (directory / "kill.json").write_text(json.dumps(run.settled()[-1], indent=2))
+    """What the outputs of its last kill are."""
+    kill = run.settled()[-1]
+    until = float(sample_of_kill(kill)["time"])
+    write_history(directory / "history.jsonl", [row for row in run.history() if float(row["time"]) <= until])
+    (directory / "kill.json").write_text(json.dumps(kill, indent=2))
     (directory / "events.json").write_text(json.dumps(run.on.api.pod_events(run.worker), indent=2))
     text = sh("oom-collector", "diagnose", str(directory / "history.jsonl"))
     (directory / "diagnosis.txt").write_text(text)
