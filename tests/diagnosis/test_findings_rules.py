@@ -255,6 +255,22 @@ def test_go(of: Facts, problem: str | None) -> None:
             id="with its state behind it",
         ),
         pytest.param(
+            facts(
+                victim=victim("python3"), tasks=(*tasks(4, "python3", 90 * MIB), *tasks(1, "python3", 5 * MIB, first=9))
+            ),
+            FindingKind.PREFORK,
+            id="an interpreter, its parent and four alike",
+        ),
+        pytest.param(facts(victim=victim("python3"), tasks=tasks(3, "python3", 150 * MIB)), None, id="three alike"),
+        pytest.param(
+            facts(
+                victim=victim("python3"),
+                tasks=(*tasks(1, "python3", 400 * MIB), *tasks(5, "python3", 9 * MIB, first=9)),
+            ),
+            None,
+            id="one of an interpreter's is large",
+        ),
+        pytest.param(
             facts(victim=victim("x"), tasks=tasks(9, "x", 40 * MIB)), None, id="nine of a name that tells nothing"
         ),
         pytest.param(facts(victim=victim("x"), tasks=tasks(10, "x", 40 * MIB)), FindingKind.PROCESS_FAN_OUT, id="ten"),

@@ -37,6 +37,8 @@ RECORDED = (
     Known("node-bounded", "calm", dies=False),
     Known("jvm-heap-at-limit", "startup"),
     Known("jvm-off-heap", "calm", dies=False),
+    Known("jvm-off-heap-bursts", "limit_too_low"),
+    Known("prefork", "limit_too_low"),
     Known("tmpfs", "leak"),
     Known("slab", "leak"),
     Known("reader", "calm", dies=False),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LEAST_WORKERS = 3
 """A server's parent and two of its workers."""
+LEAST_POOL = 4
+"""Of processes of an interpreter, which tells nothing of what they are."""
 LEAST_FAN_OUT = 10
 """Of processes with one name, where nothing shows that a server was told to have them."""
 
@@ -26,17 +28,19 @@ _CONFIGURED = re.compile(
 )
 # As their comms begin: some put their state behind it ("gunicorn: work", "php-fpm: pool w").
 _SERVER = re.compile(r"gunicorn|uwsgi|uvicorn|unicorn|puma|php-fpm|apache2|httpd|postgres|celery|\[celery")
+_INTERPRETER = re.compile(r"python[0-9.]*|ruby[0-9.]*|perl|php|node")
 
 
 def prefork(facts: Facts) -> Finding | None:
     """A server with a fixed number of processes: from the task dump, or by its configuration and the victim's size."""
     limit = limit_of(facts)
     comm = facts.victim.comm
-    configured = _configured(facts)
-    is_server = comm is not None and _SERVER.match(comm) is not None
-    if limit is None or comm is None or not (configured or is_server):
+    if limit is None or comm is None:
         return None
-    group = _by_comm(facts.tasks).get(comm, [])
+    configured, group = _configured(facts), _by_comm(facts.tasks).get(comm, [])
+    is_pool = _INTERPRETER.fullmatch(comm) is not None and _are_workers(group)
+    if not (configured or is_pool or _SERVER.match(comm)):
+        return None
     held = _resident(group)
     if len(group) < LEAST_WORKERS or held < HOLDER_SHARE * limit.size:
         return _by_configuration(facts, configured, limit)
@@ -51,6 +55,12 @@ def prefork(facts: Facts) -> Finding | None:
         values=_group_values(group, limit) | {"workers_configured": configured},
         evidence=evidence("tasks", "victim.comm", limit.evidence, "hints" if configured else None),
     )
+
+
+def _are_workers(group: list[Task]) -> bool:
+    """Most are about as large as the largest: all but their parent."""
+    sizes = sorted((task.rss_bytes or 0 for task in group), reverse=True)
+    return len(sizes) >= LEAST_POOL and sizes[len(sizes) * 2 // 3] * 2 >= sizes[0] > 0
 
 
 def _by_configuration(facts: Facts, configured: int | None, limit: Amount) -> Finding | None:
