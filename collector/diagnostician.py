@@ -154,8 +154,11 @@ class Diagnostician:
             revisions=self._rollouts.of(workload, killed, elsewhere.revisions) if workload else (),
             allocatable_bytes=self._witnesses.allocatable_bytes(),
         )
+        is_new = document["id"] not in self._seen
         seen = self._see(document, facts, found, elsewhere, killed_at)
-        if seen.judgement is None and late.diagnosis is not None and _rests_on_witnesses(late.diagnosis):
+        # Another process looked when it was killed: what it saw of the node, or of what is gone, is gone.
+        blind = seen.judgement is None or (is_new and facts.cause in NODE_PRESSURE)
+        if blind and late.diagnosis is not None and _rests_on_witnesses(late.diagnosis):
             return late.diagnosis
         facts = replace(facts, hints=seen.hints, history=seen.history, neighbours=seen.neighbours, node=seen.node)
         return to_json(diagnose(facts, factor=self._factor, judgement=seen.judgement))

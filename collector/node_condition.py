@@ -28,20 +28,21 @@ ASK_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 REFUSED_SECONDS = 3600.0
-# A condition that was true at the kill stays so for the kubelet's transition period, five minutes by default: what
-# became true within them was not true before.
+# What became true later has to do with something else.
 LATE_SECONDS = 300.0
 MAX_KEPT = 8
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
+
+_STATUSES = {"True": True, "False": False, "Unknown": None}
 
 _log = logging.getLogger(__name__)
 
 
 class Pressure(NamedTuple):
     """
-    `at_kill`: whether it was reported then; None: not known. `seconds`: how long before the kill it had become true,
-    negative: after it; None: it was not, or it is not known. Of the kubelet's whole seconds.
+    `at_kill`: whether it was reported then; None: not known. `seconds`: how long before the kill it became true,
+    negative: after it; None: it did not, or it is not known. Of the kubelet's whole seconds.
     """
 
     at_kill: bool | None = None
@@ -49,9 +50,9 @@ class Pressure(NamedTuple):
 
 
 class Status(NamedTuple):
-    """`since`: time of Unix."""
+    """`is_true` None: Unknown, of a kubelet that is silent. `since`: time of Unix."""
 
-    is_true: bool
+    is_true: bool | None
     since: float
 
 
@@ -79,13 +80,13 @@ class NodeCondition:
 
     def memory_pressure(self, killed_at: float) -> Pressure:
         """As far as it is known by now."""
-        at_kill = next((status for status, until in self._seen if status.since <= killed_at <= until), None)
-        if at_kill is not None and at_kill.is_true:
-            return Pressure(at_kill=True, seconds=killed_at - at_kill.since)
-        after = [status.since - killed_at for status, _ in self._seen if status.is_true and status.since > killed_at]
-        if after and min(after) <= LATE_SECONDS:
-            return Pressure(at_kill=False, seconds=-min(after))
-        return Pressure(at_kill=None if at_kill is None else False)
+        then = next((status for status, until in self._seen if status.since <= killed_at <= until), None)
+        at_kill = None if then is None else then.is_true
+        after = (status for status, _ in self._seen if status.since > killed_at)
+        became = then if at_kill else min(after, key=lambda status: status.since, default=None)
+        if became is None or not became.is_true or became.since > killed_at + LATE_SECONDS:
+            return Pressure(at_kill=at_kill)
+        return Pressure(at_kill=at_kill, seconds=killed_at - became.since)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -124,10 +125,10 @@ class NodeCondition:
 
 
 def parse(node: Mapping[str, object]) -> Status | None:
-    """None: there is no such condition, its status is Unknown, or it is not as it should be."""
+    """None: there is no such condition, or it is not as it should be."""
     for condition in mappings(mapping(node.get("status")).get("conditions")):
         if condition.get("type") == "MemoryPressure":
             status, since = condition.get("status"), moment(condition.get("lastTransitionTime"))
-            if status in ("True", "False") and since is not None and since.timestamp() > 0:
-                return Status(status == "True", since.timestamp())
+            if isinstance(status, str) and status in _STATUSES and since is not None and since.timestamp() > 0:
+                return Status(_STATUSES[status], since.timestamp())
     return None

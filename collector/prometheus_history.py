@@ -24,7 +24,7 @@ from collector.diagnosis.cadvisor import (
     see,
 )
 from collector.diagnosis.rollout import RevisionSeen, either
-from collector.errors import CollectorError
+from collector.errors import CollectorError, ConfigError
 from collector.late import workload_of_pod
 from collector.pace import Pace
 from collector.sinks.delivery import UnavailableError
@@ -74,6 +74,8 @@ class PrometheusHistory:
         self, url: str, *, token_file: Path | None = None, user_agent: str, on_state: Callable[[bool], None]
     ) -> None:
         base = parse_target("--prometheus-url", url)
+        if token_file is not None and base.user is not None:
+            raise ConfigError("--prometheus-token-file: --prometheus-url has a user already; one of them has to go")
         self._target = (base / "api/v1/query_range").with_query(base.query)
         self._place = f"{base.scheme}://{base.host}:{base.port}"
         self._token_file = token_file

@@ -201,6 +201,27 @@ def report_pressure(node: World, status: str, *, seconds_ago: int) -> datetime:
     return since
 
 
+async def test_what_was_seen_of_the_node_outlives_the_agent(node: World) -> None:
+    """The victim's container is still there, so that the next one would have something to look at."""
+    node.api.create(pod())
+    victim = make_life(node, 0, size=20 * MIB)
+    report_pressure(node, "True", seconds_ago=40)
+    await start(node)
+    agent = node.agents[-1]
+    await asyncio.sleep(0.5)
+    summary, kill = GLOBAL
+    node.log.write([summary.replace(lines.CONTAINER, victim), kill])
+    await node.until(lambda: len(agent.incidents) == 1)
+    before = (await node.kept(lambda document: document.get("diagnosis") is not None))["diagnosis"]
+    agent.kill()
+    await start(node)
+    await asyncio.sleep(0.5)
+    node.api.update(pod(0, waiting=True))
+    kept = (await node.kept(lambda document: document["fate"] is not None))["diagnosis"]
+    assert "eviction" in {finding["kind"] for finding in kept["findings"]}
+    assert kept == before
+
+
 async def test_host_processes_that_die_with_the_node_cost_one_request(node: World) -> None:
     """They have no names to wait for: it is the node's answer that they wait for."""
     report_pressure(node, "False", seconds_ago=3600)

@@ -77,8 +77,8 @@ async def answer(condition: NodeCondition, killed_at: float) -> Pressure:
     [
         pytest.param("True", 31.0, Pressure(at_kill=True, seconds=31.0), id="true before"),
         pytest.param("True", 0.0, Pressure(at_kill=True, seconds=0.0), id="true in the second of the kill"),
-        pytest.param("True", -12.0, Pressure(at_kill=False, seconds=-12.0), id="true after: it was late"),
-        pytest.param("True", -300.0, Pressure(at_kill=False, seconds=-300.0), id="true five minutes after"),
+        pytest.param("True", -12.0, Pressure(seconds=-12.0), id="true after"),
+        pytest.param("True", -300.0, Pressure(seconds=-300.0), id="true five minutes after"),
         pytest.param("True", -301.0, Pressure(), id="true long after: another time"),
         pytest.param("False", 86400.0, Pressure(at_kill=False), id="not reported"),
         pytest.param("False", -12.0, Pressure(), id="false after: it may have been true"),
@@ -112,6 +112,8 @@ async def test_what_it_says_of_a_kill_long_ago(status: str, before: float, told:
         ),
         pytest.param([("False", -900.0), ("True", 400.0)], Pressure(at_kill=False), id="another time"),
         pytest.param([("Unknown", -900.0), ("False", 9.0)], Pressure(), id="a kubelet that came back"),
+        pytest.param([("Unknown", -10.0), ("True", 9.0)], Pressure(seconds=-9.0), id="and reports it then"),
+        pytest.param([("False", 5.0), ("True", 20.0)], Pressure(), id="a kubelet that began anew"),
     ],
 )
 async def test_what_several_answers_say_together(
@@ -256,6 +258,7 @@ SINCE = stamp(KILLED_AT)
 def test_what_is_read() -> None:
     assert parse(node("True", KILLED_AT)) == Status(is_true=True, since=KILLED_AT)
     assert parse(node("False", "2023-11-15T00:13:20.5+02:00")) == Status(is_true=False, since=KILLED_AT + 0.5)
+    assert parse(node("Unknown", KILLED_AT)) == Status(is_true=None, since=KILLED_AT)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +272,6 @@ def test_what_is_read() -> None:
         {"status": {"conditions": [None, 7, "MemoryPressure", ["MemoryPressure"]]}},
         {"status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": SINCE}]}},
         {"status": {"conditions": [{"type": ["MemoryPressure"], "status": "True", "lastTransitionTime": SINCE}]}},
-        node("Unknown", KILLED_AT),
         node("true", KILLED_AT),
         node(True, KILLED_AT),
         node(["True"], KILLED_AT),

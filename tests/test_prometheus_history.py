@@ -379,6 +379,11 @@ async def test_an_address_that_is_none(url: str) -> None:
         PrometheusHistory(url, user_agent="test", on_state=lambda up: None)
 
 
+async def test_a_user_and_a_token_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--prometheus-token-file"):
+        PrometheusHistory("http://me:pw@p", token_file=tmp_path, user_agent="test", on_state=lambda up: None)
+
+
 # What it costs
 
 

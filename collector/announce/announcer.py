@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from collector.announce.outbox import NEED_NAMES
 from collector.announce.printer import Printer
 from collector.late import Late, complete, from_json, to_json, workload_of
-from collector.model import ContainerId, Fate, Names, NamesFrom, PodUid
+from collector.model import Cause, ContainerId, Fate, Names, NamesFrom, PodUid
 from collector.pods.fate import Judged, Kill
 from collector.sinks.kube_event import event_key
 from collector.state.batch import NOBODY, Batch, ContainerName, Later
@@ -37,6 +37,8 @@ SLICE_SECONDS = 0.005
 # Beyond so many that wait, the oldest are told as they are, and nothing more comes of them.
 MAX_CASES = 1000
 
+# The limits of QoS classes and single NUMA nodes the kubelet does not look at.
+_OF_THE_NODE = (Cause.NODE, Cause.NODE_ALLOCATABLE)
 _DAMAGED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 _log = logging.getLogger(__name__)
@@ -74,15 +76,15 @@ class Diagnosis(Protocol):
 @dataclass(slots=True)
 class _Case:
     """
-    `kill` None: of no pod. `in_container`: of a pod or a container. `node_pressure`: it came of that. `since`,
-    `until`: seconds of the steady clock; then no names are looked for any more. `changed`: it has another document than
-    it was told with. `counted`: as a kill of its container.
+    `kill` None: of no pod. `in_container`: of a pod or a container. `asks_node`: the state of the node tells more of
+    it. `since`, `until`: seconds of the steady clock; then no names are looked for any more. `changed`: it has another
+    document than it was told with. `counted`: as a kill of its container.
     """
 
     id: str
     kill: Kill | None
     in_container: bool
-    node_pressure: bool
+    asks_node: bool
     killed_at: datetime
     since: float
     until: float
@@ -204,12 +206,12 @@ class Announcer:
         if found is None:
             return None
         now, killed_at = time.monotonic(), datetime.now(UTC)
-        kill, in_container, node_pressure, late = None, False, False, Late()
+        kill, in_container, asks_node, late = None, False, False, Late()
         try:
             killed_at = datetime.fromtimestamp(found.killed_at, UTC)
             document = json.loads(found.document)
             in_container = document["pod"] is not None or document["container"] is not None
-            node_pressure = document["node_pressure"] is True
+            asks_node = document["cause"] in _OF_THE_NODE
             kill, late = _kill(document, killed_at), from_json(found.late)
         except _DAMAGED as error:
             _log.error("journal: incident %s is damaged, it gets no names: %r", incident_id, error)
@@ -218,7 +220,7 @@ class Announcer:
             id=incident_id,
             kill=kill,
             in_container=in_container,
-            node_pressure=node_pressure,
+            asks_node=asks_node,
             killed_at=killed_at,
             since=now,
             until=now + self._max_age - age,
@@ -296,10 +298,10 @@ class Announcer:
         return self._is_ready(case, late.names if has_names else None) and has_names
 
     def _is_ready(self, case: _Case, names: Names | None) -> bool:
-        if names is None and not case.node_pressure:
+        if names is None and not case.asks_node:
             return True
         try:
-            return self._diagnosis.is_ready(names, case.killed_at.timestamp() if case.node_pressure else None)
+            return self._diagnosis.is_ready(names, case.killed_at.timestamp() if case.asks_node else None)
         except Exception:  # noqa: BLE001 - a kill is told whatever happens there
             _log.exception("incident %s: told without what others know of it", case.id)
             return True

@@ -7,6 +7,7 @@ A day of history is all there is, and a false alarm is worse than silence: what 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.diagnosis.model import MemoryHistory, Pattern
@@ -15,6 +16,8 @@ from collector.diagnosis.timeline import from_life
 from collector.history import BINS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from collector.history import Life
 
 SURE = 0.8
@@ -58,8 +61,8 @@ def look(life: Life, *, limit: int | None, now: float) -> Trend | None:
 
 def might_grow(life: Life) -> bool:
     """
-    False: `judge` would find nothing, as it is not highest now, or has risen little of late; or it was about as high
-    before, and what was before that is forgotten: it may be given back each night.
+    False: `judge` would find nothing, as it is not highest now, or has risen little of late; or it was as high before,
+    and what was before that is forgotten: it may be given back each night.
     """
     floors = life.bins.column(_LEAST_WORKING_SET)
     size = -(-len(floors) // _PARTS)
@@ -68,6 +71,14 @@ def might_grow(life: Life) -> bool:
         return False
     now, highest = parts[0], max(parts)
     rise = highest - min(parts)
-    if len(floors) == BINS and max(floors[: floors.index(min(floors))], default=0) > now - rise / 2:
+    if len(floors) == BINS and _was_given_back(floors, now - rise / 2):
         return False
     return rise >= _LEAST_PAGES and now >= highest - rise / 10 and now - parts[min(3, len(parts) - 1)] >= rise / 10
+
+
+def _was_given_back(floors: Sequence[int], high: float) -> bool:
+    """From so high, in a fall unlike those since: not by a garbage collector."""
+    lowest = floors.index(min(floors))
+    before, since = max(floors[:lowest], default=0), floors[lowest:]
+    fell = max(most - floor for most, floor in zip(accumulate(since, max), since, strict=True))
+    return before > high and fell < (before - floors[lowest]) / 2

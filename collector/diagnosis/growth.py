@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collector.diagnosis.trend import Trend
 
 _LATE_SECONDS = 1.5 * DAY
+_WINDOWS = 12
+_HIGH = 0.1
+"""Of the level: noise is less."""
 
 
 class Found(NamedTuple):
@@ -22,6 +25,10 @@ class Found(NamedTuple):
 
     trend: Trend
     view: View
+
+    @property
+    def since(self) -> float:
+        return self.trend.since if self.trend.start else self.view.calm[0].time
 
     def slope(self) -> tuple[float, float, float]:
         """
@@ -34,10 +41,21 @@ class Found(NamedTuple):
                 return whole
         return self.trend.slope, self.trend.low, self.trend.high
 
-    def level(self) -> float:
-        """The working set at the last point, by the trend: a single sample may be off."""
-        above = median(one.middle - self.trend.at(one.time) for one in self.view.bins if one.time >= self.trend.since)
-        return min(self.trend.at(self.view.life.points[-1].time) + above, self.view.limit or float("inf"))
+    def seconds_to(self, limit: int) -> float:
+        """From the last point on. High cycles meet the limit with their tops, which may grow faster than the rest."""
+        bins = [one for one in self.view.bins if one.time >= self.trend.since]
+        above = median(one.middle - self.trend.at(one.time) for one in bins)
+        end, slope = self.view.life.points[-1].time, self.slope()[0]
+        level = self.trend.at(end) + above  # by the trend: a single sample may be off
+        size = max(1, len(bins) // _WINDOWS)
+        windows = (bins[at : at + size] for at in range(len(bins) % size, len(bins), size))
+        # Not the highest of many: that is an outlier.
+        tops = [sorted(window, key=lambda one: one.high)[-2 if size > 2 else -1] for window in windows]
+        if median(top.high / max(self.trend.at(top.time) + above, 1) for top in tops) > 1 + _HIGH:
+            times, highs = [top.time for top in tops], [top.high for top in tops]
+            slope = max(slope, theil_sen(times, highs, len(times))[1])
+            level = median(high + slope * (end - at) for at, high in zip(times, highs, strict=True))
+        return max(0.0, (limit - level) / slope)
 
     def part(self) -> str | None:
         """What of it grows most; None: its parts are not known."""
@@ -74,17 +92,17 @@ def find(view: View) -> Found | None:
 
 
 def came_to_nothing(history: MemoryHistory, trend: Trend) -> bool:
-    """At this age most lives before rose as far, and came down again: the load of a day, after a restart each night."""
+    """At this age most lives before rose as far, and then no further: a cache, the load of a day after each restart."""
     age = trend.since - history.last.points[0].time
     longer = [life for life in history.lives[:-1] if not life.killed and life.seconds >= history.last.seconds]
-    fell = [life for life in longer if _rose_and_fell(view_of(life).series, age, trend.rise)]
-    return len(fell) * 2 > len(longer)
+    stopped = [life for life in longer if _rose_and_stopped(view_of(life).series, age, trend)]
+    return len(stopped) * 2 > len(longer)
 
 
-def _rose_and_fell(series: Series, age: float, rise: float) -> bool:
+def _rose_and_stopped(series: Series, age: float, trend: Trend) -> bool:
     begin = min(series.index_at(series.times[0] + age), len(series) - 1)
-    most = max(series.values[begin:])
-    return most - series.values[begin] >= 0.6 * rise and most - median(series.values[-3:]) >= 0.5 * rise
+    rose = max(series.values[begin:]) - series.values[begin]
+    return rose >= 0.6 * trend.rise and series.line(len(series) * 2 // 3).slope <= 0.25 * trend.slope
 
 
 def _was_slower_before(series: Series, trend: Trend) -> bool:

@@ -25,7 +25,8 @@ NEAR = 0.88
 """Of the limit: a use from which it takes little to be killed."""
 
 _LEAST_SECONDS = 60.0
-_NOT_AT_ITS_LIMIT = NODE_PRESSURE | {Cause.MANUAL}
+_OF_ANOTHER = frozenset({Cause.MANUAL, Cause.NESTED_LIMIT, Cause.SYSTEM_LIMIT})
+"""What this memory does not explain."""
 
 
 def judge(history: MemoryHistory) -> Judgement:
@@ -35,8 +36,8 @@ def judge(history: MemoryHistory) -> Judgement:
     if history.cause in NODE_PRESSURE:
         reason = f"the kernel says whose memory ran out ({history.cause}): that of the node, or of many pods together"
         return _say(history, view, Pattern.NODE_PRESSURE, 0.95, reason)
-    if history.cause is Cause.MANUAL:
-        return _say(history, view, Pattern.UNKNOWN, 0.1, "somebody asked for the kill: no limit was hit")
+    if history.cause in _OF_ANOTHER:
+        return _of_another(history, view)
     for rule in (_startup, _leak, _limit_too_low, _spike):
         if judgement := rule(history, view):
             return judgement
@@ -133,8 +134,8 @@ def _limit_too_low(history: MemoryHistory, view: View) -> Judgement | None:
     reasons = [f"used {used}, without growing steadily"]
     if often:
         reasons.append(f"within {1 - NEAR:.0%} of its limit in {len(near) / len(view.bins):.0%} of its time")
-    half = len(view.bins) // 2
-    before, later = (median(one.middle for one in bins) for bins in (view.bins[:half], view.bins[half:]))
+    half = (len(view.bins) + 1) // 2
+    before, later = (median(one.middle for one in bins) for bins in (view.bins[:half], view.bins[-half:]))
     rose = later - before > 0.1 * view.limit
     if rose:
         reasons.append(f"used {_size(later - before)} more in the second half of its life, but not steadily")
@@ -150,14 +151,38 @@ def _spike(history: MemoryHistory, view: View) -> Judgement | None:
     if len(view.life.points) < LEAST_SAMPLES or recent >= NEAR * limit:
         return None
     before = human_seconds(view.life.points[-1].time - last.time)
+    came = "the rest came at once" if last.working_set < NEAR * limit else "so far it rose within that time"
     reasons = (
-        f"used {human_bytes(round(recent))}, {recent / limit:.0%} of the limit, in the time before the kill",
-        f"{human_bytes(last.working_set)} in the last sample, {before} before: the rest came at once",
+        f"used {_size(recent)}, {recent / limit:.0%} of the limit, in the time before the kill",
+        f"{human_bytes(last.working_set)} in the last sample, {before} before: {came}",
     )
     sure = 0.9 if recent < 0.75 * limit else 0.7
     # In a long time without a sample much may have happened.
     usual = view.life.seconds / len(view.life.points)
-    return _say(history, view, Pattern.SPIKE, sure if view.gap < 5 * usual + 60 else 0.5, *reasons)
+    told = _say(history, view, Pattern.SPIKE, sure if view.gap < 5 * usual + 60 else 0.5, *reasons)
+    return _with_growth(told, view)
+
+
+def _with_growth(told: Judgement, view: View) -> Judgement:
+    """What did not fill the limit may fill the next one."""
+    growth = find(view)
+    if growth is None or growth.trend.rise < 0.1 * (view.limit or 0):
+        return told
+    slope = growth.slope()[0] * HOUR
+    return replace(
+        told,
+        confidence=min(told.confidence, 0.7),
+        reasons=(*told.reasons, f"grew too, by {_size(slope)}/h for {human_seconds(growth.trend.seconds)}"),
+        growth_bytes_per_hour=slope,
+        growth_since=growth.since,
+    )
+
+
+def _of_another(history: MemoryHistory, view: View) -> Judgement:
+    if history.cause is Cause.MANUAL:
+        return _say(history, view, Pattern.UNKNOWN, 0.1, "somebody asked for the kill: no limit was hit")
+    reason = f"the kernel says that another cgroup's limit was hit ({history.cause})"
+    return _say(history, view, Pattern.UNKNOWN, 0.1, reason, missing=("the history of what hit its limit",))
 
 
 def _unknown(history: MemoryHistory, view: View) -> Judgement:
@@ -198,7 +223,7 @@ def _say(
         missing=missing,
         steady_bytes=round(median(one.middle for one in view.bins)),
         peak_bytes=max(point.most for point in view.life.points),
-        peak_is_cut=killed and history.cause not in _NOT_AT_ITS_LIMIT,
+        peak_is_cut=killed and history.cause not in NODE_PRESSURE | _OF_ANOTHER,
         limit_bytes=view.limit,
         life_seconds=view.life.seconds if killed and view.life.started else None,
         same_end=_same_end(history),
@@ -217,11 +242,11 @@ def _say_leak(history: MemoryHistory, view: View, growth: Found, most: float) ->
         reasons.append(f"that is {trend.rise / trend.spread:.0f} times the spread about its line")
     left = None
     if view.limit is not None:
-        left = max(0.0, (view.limit - growth.level()) / slope)
+        left = growth.seconds_to(view.limit)
     return replace(
         _say(history, view, Pattern.LEAK, most * (1 - 0.5 * exp(-trend.strength / 12)), *reasons),
         growth_bytes_per_hour=slope * HOUR,
-        growth_since=trend.since if trend.start else growth.view.calm[0].time,
+        growth_since=growth.since,
         seconds_to_limit=left,
         grows=grows,
     )

@@ -531,11 +531,21 @@ def test_the_profile(
     ],
 )
 def test_what_no_heap_profile_shows(grows: str, command: str, words: str) -> None:
-    found = (finding(FindingKind.KERNEL_MEMORY, part="slab"),)
+    found = (
+        finding(FindingKind.KERNEL_MEMORY, part="slab"),
+        finding(FindingKind.SHARED_MEMORY, outlives_container=True),
+    )
     steps = advise(replace(FACTS, hints=("runtime=java",)), replace(LEAK, grows=grows), found)
     assert step(steps, Action.PROFILE).command == command
     assert (Action.REDUCE_KERNEL_MEMORY in actions(steps)) is (grows == "kernel")
     assert words in step(steps, Action.FIX_LEAK).text
+
+
+def test_shared_memory_that_is_mapped_goes_with_its_process() -> None:
+    mapped = (finding(FindingKind.SHARED_MEMORY, outlives_container=False),)
+    steps = advise(replace(FACTS, hints=("runtime=java",)), replace(LEAK, grows="shmem"), mapped)
+    assert "which lose the evidence" in step(steps, Action.PROFILE).text
+    assert "files" not in step(steps, Action.FIX_LEAK).text
 
 
 def test_a_runtime_that_is_not_known_gets_no_command() -> None:

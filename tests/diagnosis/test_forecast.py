@@ -35,6 +35,16 @@ def test_a_leak_is_told_at_any_hour_of_its_second_and_third_day() -> None:
     assert told_at(SETTLED_HOURS, used) == list(SETTLED_HOURS)
 
 
+@pytest.mark.parametrize(("rate", "saw", "hours"), [(10, 100, 1.0), (10, 200, 2.0), (10, 300, 1.5), (20, 300, 1.0)])
+def test_a_leak_below_a_garbage_collector_s_saw_is_told(rate: float, saw: float, hours: float) -> None:
+    rng = random.Random(7)
+    used = [
+        round((300 + rate * index / 12 + saw * ((index / 12 / hours) % 1) + rng.gauss(0, 2)) * MIB)
+        for index in range(72 * 12)
+    ]
+    assert len(told_at(SETTLED_HOURS, used)) >= 0.9 * len(SETTLED_HOURS)
+
+
 @pytest.mark.parametrize("phase", [0.0, 0.3, 0.55, 0.9])
 def test_what_is_given_back_each_night_is_not_told_when_a_night_was_seen(phase: float) -> None:
     """In the last hour before it comes, the last night is about to be forgotten."""

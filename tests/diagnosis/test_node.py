@@ -458,7 +458,8 @@ def test_evictions_before_and_after() -> None:
         pytest.param(False, None, "it reported no MemoryPressure at the kill", id="not reported"),
         pytest.param(False, -12.4, "it reported MemoryPressure only 12 s after the kill", id="reported too late"),
         pytest.param(True, 31.2, "it had reported MemoryPressure 31 s before the kill", id="reported"),
-        pytest.param(True, 0.0, "it had reported MemoryPressure 0 s before the kill", id="in the second of the kill"),
+        pytest.param(None, -12.4, "it reported MemoryPressure 12 s after the kill", id="reported after it"),
+        pytest.param(True, 0.6, "it reported MemoryPressure in the second of the kill", id="in the second of the kill"),
         pytest.param(True, 7320.0, "it had reported MemoryPressure 2.0 h before the kill", id="for long"),
     ],
 )
@@ -471,7 +472,10 @@ def test_the_memory_pressure_that_was_reported(reported: bool | None, seconds: f
     assert finding.text == silent.text + (f"; {text}" if text else "")
     told = {"memory_pressure": reported, "memory_pressure_seconds": seconds}
     assert finding.values == {**silent.values, **{name: value for name, value in told.items() if value is not None}}
-    assert finding.evidence == (*silent.evidence, *(["node.memory_pressure"] if text else []))
+    assert finding.evidence == (
+        *silent.evidence,
+        *(f"node.{name}" for name, value in told.items() if value is not None),
+    )
 
 
 @pytest.mark.parametrize(

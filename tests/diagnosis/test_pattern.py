@@ -160,6 +160,9 @@ def test_confidence_means_something() -> None:
         pytest.param([life([500])], Pattern.UNKNOWN, id="one sample"),
         pytest.param([life([500], killed=True, started=True)], Pattern.STARTUP, id="one sample, of start and kill"),
         pytest.param([life([500] * 100, step=0)], Pattern.UNKNOWN, id="all at one time"),
+        pytest.param(
+            [life([980] * 200, step=0, killed=True)], Pattern.LIMIT_TOO_LOW, id="all at one time, near the limit"
+        ),
     ],
 )
 def test_the_pattern(lives: list[Life], pattern: Pattern) -> None:
@@ -267,11 +270,9 @@ def test_node_pressure_is_what_the_cause_says(cause: Cause) -> None:
     one = judge_lives(life(ramp(), killed=True), cause=cause)
     pressed = cause in (Cause.NODE, Cause.NODE_ALLOCATABLE, Cause.NODE_NUMA, Cause.QOS_LIMIT)
     assert (one.pattern is Pattern.NODE_PRESSURE) == pressed
-    assert one.peak_is_cut == (not pressed and cause is not Cause.MANUAL)
-
-
-def test_of_a_kill_that_somebody_asked_for_the_memory_says_nothing() -> None:
-    assert judge_lives(life(ramp(), killed=True), cause=Cause.MANUAL).pattern is Pattern.UNKNOWN
+    own = cause in (Cause.CONTAINER_LIMIT, Cause.POD_LIMIT, Cause.UNKNOWN)
+    assert one.peak_is_cut == own
+    assert (one.pattern is Pattern.LEAK) == own
 
 
 def test_the_figures_of_a_leak() -> None:
@@ -382,3 +383,30 @@ def test_it_is_quick() -> None:
     begin = time.process_time()
     judge(one)
     assert time.process_time() - begin < 0.05  # some 10 ms are meant; machines differ
+
+
+def test_growth_before_a_spike_is_not_denied() -> None:
+    """The next limit is filled from where the growth has come to."""
+    grew = by_hours(lambda hour: 200 + 20 * hour, 20)
+    told = judge_lives(life(grew, step=300, started=True, killed=True))
+    assert (told.pattern, told.confidence, told.seconds_to_limit) == (Pattern.SPIKE, 0.7, None)
+    assert told.growth_bytes_per_hour == pytest.approx(20 * MIB, rel=0.05)
+    assert judge_lives(life(by_hours(lambda hour: 400, 20), step=300, killed=True)).growth_bytes_per_hour is None
+
+
+def test_a_cache_that_was_full_at_this_size_in_the_lives_before_will_be_again() -> None:
+    fills = by_hours(lambda hour: 300 + 20 * min(hour, 8.0), 20)
+    now = life(fills[: 6 * 12], step=300, started=True)
+    assert judge_lives(now).pattern is Pattern.LEAK
+    assert judge_lives(*[life(fills, step=300, started=True)] * 3, now).pattern is Pattern.CALM
+
+
+@pytest.mark.parametrize("saw", [0.3, 1.0])
+@pytest.mark.parametrize("minutes", [3.0, 40.0])
+def test_cycles_meet_the_limit_with_their_tops(saw: float, minutes: float) -> None:
+    """As of a collector that runs when the heap has grown by so much; it leaks 20 MiB an hour."""
+    rng = Random(5)
+    live = [400 + 20 * at / 60 for at in range(24 * 60)]
+    sizes = [size * (1 + saw * (rng.random() if minutes < 5 else (at / minutes) % 1)) for at, size in enumerate(live)]
+    told = judge_lives(life(sizes, limit=3 * GIB))
+    assert told.seconds_to_limit == pytest.approx((3 * 1024 / (1 + saw) - live[-1]) / 20 * 3600, rel=0.15)

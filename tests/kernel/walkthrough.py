@@ -28,7 +28,7 @@ def main() -> int:
 
 
 def outputs(directory: Path) -> str:
-    """Of the last kill of one example."""
+    """The Event of the first kill of one example, the document of its last."""
     event = json.loads((directory / "events.json").read_text())[-1]
     document = json.loads((directory / "kill.json").read_text())
     told = json.dumps(_shown(document["diagnosis"]), indent=1, ensure_ascii=False)

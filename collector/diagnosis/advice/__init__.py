@@ -18,6 +18,7 @@ from collector.diagnosis.advice.volumes import advise_volume
 from collector.diagnosis.advice.words import Given, target_of
 from collector.diagnosis.model import Action, Advice, FindingKind, Pattern
 from collector.diagnosis.node import advise_node
+from collector.diagnosis.robust import median
 from collector.model import NODE_PRESSURE, Cause
 from collector.units import human_bytes
 
@@ -115,17 +116,25 @@ _STEPS: dict[Pattern, Callable[[Given], Iterator[Advice]]] = {
 
 
 def _bound_load(given: Given) -> Advice:
-    size, steady = size_limit(given.facts, given.judgement, given.factor), given.judgement.steady_bytes
-    jump = size.peak_bytes - steady if size is not None and steady is not None and size.peak_bytes > steady else None
-    what = "it" if jump is None else human_bytes(jump)
+    size, before = size_limit(given.facts, given.judgement, given.factor), _just_before(given)
+    jump = size.peak_bytes - before if size is not None and before is not None and size.peak_bytes > before else None
+    what = "" if jump is None else f": it took {human_bytes(jump)} more than just before"
     return Advice(
         action=Action.BOUND_LOAD,
-        text=f"Bound what arrives at once (concurrency, queues, request and batch sizes) or scale out: {what} came in "
-        "one jump, not by growth",
+        text=f"Bound what arrives at once (concurrency, queues, request and batch sizes) or scale out{what}",
         values={**given.target.values, "jump_bytes": jump},
     )
 
 
+def _just_before(given: Given) -> int | None:
+    """What it used before the rise; where no samples are known, as usual."""
+    history = given.facts.history
+    sizes = [point.working_set for point in history.last.points[-1 - _BEFORE : -1]] if history else []
+    return round(median(sizes)) if sizes else given.judgement.steady_bytes
+
+
+_BEFORE = 10
+"""Samples."""
 _KERNEL_CURES = {
     "slab": "look for files, directories and sockets that are opened and never closed",
     "sock": "bound connections and socket buffers",

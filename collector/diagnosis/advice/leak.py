@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from collector.diagnosis.advice.limits import holder_of
 from collector.diagnosis.advice.sizes import lasting, present_limit
-from collector.diagnosis.advice.words import Given, Values, hours, lasting_values
+from collector.diagnosis.advice.words import Given, Values, hours, lasting_values, outlives
 from collector.diagnosis.commands import quantity, roll_back, tidy_up
 from collector.diagnosis.model import Action, Advice
 from collector.model import Cause
@@ -81,7 +81,7 @@ def _called(revision: Growth) -> str:
 
 _WORDS = {
     "anon": "its anon memory",
-    "shmem": "its shared memory (files in a tmpfs, in the first place)",
+    "shmem": "its shared memory",
     "kernel": "the kernel's memory for it",
 }
 
@@ -89,6 +89,8 @@ _WORDS = {
 def advise_fix(given: Given) -> Advice:
     judgement, target = given.judgement, given.judged
     grows = _WORDS.get(judgement.grows or "", "its memory")
+    if judgement.grows == "shmem" and outlives(given):
+        grows += " (files in a tmpfs)"
     growth = judgement.growth_bytes_per_hour
     pace = "" if growth is None else f" by {human_bytes(round(growth))} an hour"
     return Advice(

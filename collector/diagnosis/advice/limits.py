@@ -222,7 +222,8 @@ def _if_too_large(facts: Facts, size: Size, values: Values) -> str:
         return ""
     values["allocatable_bytes"] = facts.allocatable_bytes
     room = human_bytes(facts.allocatable_bytes)
-    return f"; this node has {room} for all its pods: a larger node is needed, or less use"
+    larger = size.peak_bytes > facts.allocatable_bytes
+    return f"; this node has {room} for all its pods: {'it needs a larger one' if larger else 'it cannot keep as much'}"
 
 
 def _if_leak(facts: Facts, judgement: Judgement, size: Size, values: Values) -> str:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from collector.diagnosis.advice.limits import holder_of
+from collector.diagnosis.advice.words import outlives
 from collector.diagnosis.commands import forward, in_container
 from collector.diagnosis.model import Action, Advice, Finding, FindingKind
 
@@ -62,7 +63,7 @@ _HOW = {
 
 _NOT_OF_A_HEAP = {
     "shmem": _How(
-        "See which tmpfs fills and with what: its files are there until the pod goes, whatever restarts", ("df", "-h")
+        "See which tmpfs fills (then, with what: ls): its files stay until they are removed or the pod is", ("df", "-h")
     ),
     "kernel": _How(
         f"{_WARNING} see which part of the kernel's memory grows (slab, sock, pagetables, kernel_stack, ...): no heap "
@@ -80,7 +81,7 @@ def advise_profile(given: Given) -> Advice:
         if holder != target:  # of what runs there nothing is known
             target, runtime = given.judged if holder.container is None else holder, None
     text, command = f"{_WARNING} profile the memory of {target} while it is high, twice, and compare", None
-    if other := _NOT_OF_A_HEAP.get(given.judgement.grows or ""):
+    if other := _not_of_a_heap(given):
         runtime, text, command = None, other.text, _exec(target, *other.arguments)
     elif runtime is Runtime.GO:
         text = f"{_WARNING} read the heap profile, if the program serves net/http/pprof (here on port {_PPROF_PORT})"
@@ -94,6 +95,13 @@ def advise_profile(given: Given) -> Advice:
         values={**target.values, "runtime": None if runtime is None else str(runtime), "pod": target.pod},
         command=command,
     )
+
+
+def _not_of_a_heap(given: Given) -> _How | None:
+    grows = given.judgement.grows
+    if grows == "shmem" and not outlives(given):  # a mapping, which is the process's own
+        return None
+    return _NOT_OF_A_HEAP.get(grows or "")
 
 
 def runtime_of(facts: Facts, findings: tuple[Finding, ...]) -> Runtime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from collector.diagnosis.advice.sizes import present_limit
-from collector.diagnosis.advice.words import Given, Values, how
+from collector.diagnosis.advice.words import Given, Values, how, outlives
 from collector.diagnosis.commands import patch, quantity, tidy_down, volume_size
 from collector.diagnosis.model import Action, Advice, FindingKind
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 def advise_volume(given: Given, limit: int | None) -> Iterator[Advice]:
     """A size that leaves what else the limit has to hold, times the factor. limit: the one advised, or the present."""
     facts, target = given.facts, given.target
-    finding = given.found(FindingKind.SHARED_MEMORY)
-    volumes = facts.memory_volumes
-    # What is no volume has no size to set; and what the victim itself has mapped may be none.
-    if finding is None or volumes == () or finding.values.get("outlives_container") is not True:
+    finding, volumes = given.found(FindingKind.SHARED_MEMORY), facts.memory_volumes
+    # What is no volume has no size to set.
+    if finding is None or volumes == () or not outlives(given):
         return
     told = finding.values.get("volume")
     volume = None

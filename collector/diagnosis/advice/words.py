@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from collector.diagnosis.commands import Workload, workload_of
-from collector.diagnosis.model import Value
+from collector.diagnosis.model import FindingKind, Value
 from collector.model import Cause, ContainerKind
 
 if TYPE_CHECKING:
     from collector.diagnosis.advice.sizes import Lasting
-    from collector.diagnosis.model import Facts, Finding, FindingKind, Judgement
+    from collector.diagnosis.model import Facts, Finding, Judgement
 
 Values = dict[str, Value]
 
@@ -66,6 +66,12 @@ class Given:
         if not of_whole_pod(self.facts):
             return self.target
         return replace(self.target, container=None, kind=None, whole=True)
+
+
+def outlives(given: Given) -> bool:
+    """Its shared memory is files, not what the victim itself has mapped."""
+    finding = given.found(FindingKind.SHARED_MEMORY)
+    return finding is not None and finding.values.get("outlives_container") is True
 
 
 def of_whole_pod(facts: Facts) -> bool:

@@ -49,20 +49,25 @@ def find_evictions(facts: Facts) -> Finding | None:
     if node.memory_pressure is not None:
         values["memory_pressure"] = node.memory_pressure
         evidence.append("node.memory_pressure")
-        text += f"; {_reported(node.memory_pressure_seconds)}"
     if node.memory_pressure_seconds is not None:
         values["memory_pressure_seconds"] = round(node.memory_pressure_seconds, 1)
+        evidence.append("node.memory_pressure_seconds")
+    if reported := _reported(node.memory_pressure, node.memory_pressure_seconds):
+        text += f"; {reported}"
     return Finding(
         kind=FindingKind.EVICTION, text=f"{text[0].upper()}{text[1:]}", values=values, evidence=tuple(evidence)
     )
 
 
-def _reported(seconds: float | None) -> str:
-    """seconds: as memory_pressure_seconds."""
+def _reported(at_kill: bool | None, seconds: float | None) -> str | None:
+    """seconds: as memory_pressure_seconds. What it reports are whole seconds."""
     if seconds is None:
-        return "it reported no MemoryPressure at the kill"
+        return None if at_kill is None else "it reported no MemoryPressure at the kill"
     if seconds < 0:
-        return f"it reported MemoryPressure only {human_seconds(-seconds)} after the kill"
+        only = "" if at_kill is None else "only "
+        return f"it reported MemoryPressure {only}{human_seconds(-seconds)} after the kill"
+    if seconds < 1:
+        return "it reported MemoryPressure in the second of the kill"
     return f"it had reported MemoryPressure {human_seconds(seconds)} before the kill"
 
 
