@@ -101,7 +101,7 @@ def _is_calm(view: View) -> bool:
     """Long enough to be past its start, and as large as it would be until it was killed."""
     used = [one.middle for one in view.bins[len(view.bins) // 3 :]]
     room = (view.limit or 0) - max(used)
-    return view.life.seconds > STARTUP_SECONDS / 3 and max(used) - min(used) < max(0.3 * room, 0.05 * max(used))
+    return view.life.seconds > STARTUP_SECONDS / 3 and max(used) - min(used) < max(0.3 * room, 0.1 * max(used))
 
 
 def _leak(history: MemoryHistory, view: View) -> Judgement | None:
