@@ -52,10 +52,15 @@ def look(life: Life, *, limit: int | None, now: float) -> Trend | None:
     growth, since = judgement.growth_bytes_per_hour, judgement.growth_since
     if judgement.pattern is not Pattern.LEAK or judgement.confidence < SURE or not growth or since is None:
         return None
-    last = seen.points[-1]
-    left = None
-    if limit is not None:
-        left = max(0.0, (limit - last.working_set) * 3600 / growth - (now - last.time))
+    last, left = seen.points[-1], judgement.seconds_to_limit
+    if limit is None:
+        left = None
+    elif left is None or judgement.limit_bytes is None:
+        left = (limit - last.working_set) * 3600 / growth
+    else:  # it may be another since the last sample
+        left += (limit - judgement.limit_bytes) * 3600 / growth
+    if left is not None:
+        left = max(0.0, left - (now - last.time))
     return Trend(growth / 3600, left, since, last.time - since, judgement.confidence)
 
 

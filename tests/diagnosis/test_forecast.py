@@ -51,3 +51,18 @@ def test_what_is_given_back_each_night_is_not_told_when_a_night_was_seen(phase: 
     rng = random.Random(7)
     used = [round((300 + 240 * ((index / 288 + phase) % 1) + rng.gauss(0, 2)) * MIB) for index in range(72 * 12)]
     assert len(told_at(SETTLED_HOURS, used)) <= 2
+
+
+def test_the_tops_of_its_cycles_meet_the_limit() -> None:
+    """Of a collector that lets the heap grow to twice of what lives, which leaks 10 MiB an hour."""
+    rng, life, limit = random.Random(7), Life(), 1500 * MIB
+    for minute in range(30 * 60):
+        used = round((300 + minute / 6) * (1 + rng.random()) * MIB)
+        sample = Sample(current=used, working_set=used, anon=used, file=0, shmem=0, kernel=0, swap=0)
+        life.add(sample, Bounds(limit=limit, peak=None, stall_seconds=None), minute * 60.0)
+    trend = look(life, limit=limit, now=30 * HOUR)
+    assert trend is not None
+    assert trend.seconds_to_limit == pytest.approx(15 * HOUR, rel=0.15)
+    raised = look(life, limit=2 * limit, now=30 * HOUR)
+    assert raised is not None
+    assert (raised.seconds_to_limit or 0) > trend.seconds_to_limit + 40 * HOUR
