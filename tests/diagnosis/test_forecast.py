@@ -60,9 +60,6 @@ def test_the_tops_of_its_cycles_meet_the_limit() -> None:
         used = round((300 + minute / 6) * (1 + rng.random()) * MIB)
         sample = Sample(current=used, working_set=used, anon=used, file=0, shmem=0, kernel=0, swap=0)
         life.add(sample, Bounds(limit=limit, peak=None, stall_seconds=None), minute * 60.0)
-    trend = look(life, limit=limit, now=30 * HOUR)
-    assert trend is not None
-    assert trend.seconds_to_limit == pytest.approx(15 * HOUR, rel=0.15)
-    raised = look(life, limit=2 * limit, now=30 * HOUR)
-    assert raised is not None
-    assert (raised.seconds_to_limit or 0) > trend.seconds_to_limit + 40 * HOUR
+    left = [trend.seconds_to_limit for at in (limit, 2 * limit) if (trend := look(life, limit=at, now=30 * HOUR))]
+    assert left[0] == pytest.approx(15 * HOUR, rel=0.15)
+    assert (left[1] or 0) > (left[0] or 0) + 40 * HOUR
