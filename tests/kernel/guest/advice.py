@@ -75,6 +75,7 @@ class Run:
     worker: PodWorker
     rows: list[Row] = field(default_factory=list)
     _seen: int = 0
+    _kills: int = 0
 
     @property
     def lives(self) -> list[Life]:
@@ -84,11 +85,10 @@ class Run:
     def kills(self) -> int:
         """Of its main process, or of a child that it outlives."""
         *ended, last = self.lives
-        if last.ended:
-            return len(self.lives)
-        with suppress(OSError):  # it has just ended
-            return len(ended) + events(last.cgroup)["oom_kill"]
-        return len(ended)
+        self._kills = max(self._kills, len(self.lives) if last.ended else len(ended))
+        with suppress(OSError):  # its cgroup may be gone before its end is known
+            self._kills = max(self._kills, len(ended) + events(last.cgroup)["oom_kill"])
+        return self._kills
 
     def watch(self, seconds: float, kills: int) -> None:
         """Sample it for so long, or until it has been killed so many times."""
