@@ -25,8 +25,8 @@ The status alone shows a container that is dead as running for as long as the ku
 on a node out of memory) and to write it down (10 s where it is throttled). And a pod that the API does not show may be
 too new, or a static one without its mirror yet.
 """
-SLACK = timedelta(seconds=2)
-"""A status has whole seconds, cut off; a kill has the time of a record, to which the wall clock was added."""
+SLACK = timedelta(seconds=10)
+"""A status has whole seconds, cut off; a live kill has the time when it was read, late where the agent was starved."""
 DYING = timedelta(seconds=15)
 """A container that ends later than this after the kill has ended of something else."""
 

@@ -208,7 +208,12 @@ def test_confirmed(end: Termination) -> None:
             ended(1, finished="09:00:15"), "the pod status says Error with exit code 137, not OOMKilled", id="took long"
         ),
         pytest.param(ended(1, finished="09:00:16"), None, id="killed later, by a liveness probe"),
-        pytest.param(ended(1, finished="08:59:58"), None, id="before the kill"),
+        pytest.param(
+            ended(1, finished="08:59:53"),
+            "the pod status says Error with exit code 137, not OOMKilled",
+            id="before the kill was read",
+        ),
+        pytest.param(ended(1, finished="08:59:48"), None, id="before the kill"),
         pytest.param(ended(1, finished=None), None, id="no time"),
         pytest.param(ended(7), None, id="another instance"),
     ],
