@@ -99,6 +99,8 @@ class Forecasts:
 
     async def run(self, on_letters: Callable[[], None]) -> None:
         """Until cancelled. on_letters: there are Events to be sent."""
+        if any(True for _ in self._watched()):
+            self._on_containers()
         while True:
             await asyncio.sleep(PASS_SECONDS)
             await self.look()

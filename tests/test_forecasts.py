@@ -517,3 +517,18 @@ async def test_others_have_the_event_loop_in_between(world: World, monkeypatch: 
     await agent.passes(1)
     beating.cancel()
     assert len(set(counts)) == len(counts) == CALM + 1
+
+
+@pytest.mark.parametrize("containers", [0, 1])
+async def test_with_containers_all_is_loaded_before_the_first_kill(containers: int) -> None:
+    """It takes a while, in which kills would be read late."""
+    loaded: list[None] = []
+    nobody = cast("Any", None)
+    watched = [cast("Watched", nobody)] * containers
+    made = Forecasts(
+        *(lambda: watched, nobody, nobody, nobody), node=None, horizon=0, on_containers=lambda: loaded.append(None)
+    )
+    task = asyncio.create_task(made.run(lambda: None))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    assert len(loaded) == containers
