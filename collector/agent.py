@@ -18,7 +18,6 @@ from collector.diagnosis_on_demand import DiagnosisOnDemand
 from collector.errors import ConfigError
 from collector.forecasts import Forecasts
 from collector.intake import Intake
-from collector.node_condition import NodeCondition
 from collector.owner_details import OwnerDetails
 from collector.pipeline import Pipeline
 from collector.rollouts import Rollouts
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
     from collector.config import Config
     from collector.diagnostician import Diagnostician
+    from collector.kube.client import KubeClient
+    from collector.node_condition import NodeCondition
     from collector.prometheus_history import PrometheusHistory
     from collector.sources.kernel_log import SourceState
 
@@ -104,7 +105,7 @@ async def run_agent(config: Config, *, stdout: int) -> None:
     cluster = Cluster(config, client, store, metrics, is_alive=witnesses.is_alive)
     rollouts = Rollouts(cluster, store, OwnerDetails(client if config.owner_details == "on" else None))
     elsewhere = _open_prometheus(config, metrics)
-    condition = NodeCondition(client if config.events == "on" else None, config.node_name)
+    condition = _open_condition(config, client)
     diagnosis = _diagnosis(
         config,
         witnesses=witnesses,
@@ -157,7 +158,7 @@ async def run_agent(config: Config, *, stdout: int) -> None:
                 group.create_task(cluster.run(announcer.poke), name="cluster"),
                 group.create_task(outlets.run(), name="outlets"),
                 group.create_task(rollouts.run(), name="owner details"),
-                group.create_task(condition.run(), name="node's condition"),
+                *([group.create_task(condition.run(), name="node's condition")] if condition else []),
                 group.create_task(forecasts.run(outlets.wake), name="forecasts"),
                 group.create_task(
                     count_userspace_kills(config, store, metrics, boot_id=boot_id), name="userspace kills"
@@ -199,6 +200,15 @@ def _open_prometheus(config: Config, metrics: Metrics) -> PrometheusHistory | No
     )
 
 
+def _open_condition(config: Config, client: KubeClient | None) -> NodeCondition | None:
+    """None: it is not asked for."""
+    if client is None or config.events != "on":
+        return None
+    from collector.node_condition import NodeCondition
+
+    return NodeCondition(client, config.node_name)
+
+
 def _diagnosis(
     config: Config,
     *,
@@ -207,7 +217,7 @@ def _diagnosis(
     store: Store,
     rollouts: Rollouts,
     elsewhere: PrometheusHistory | None,
-    condition: NodeCondition,
+    condition: NodeCondition | None,
     boot_id: str,
 ) -> DiagnosisOnDemand:
     def make() -> Diagnostician:

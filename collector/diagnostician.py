@@ -98,7 +98,7 @@ class Diagnostician:
         rollouts: Rollouts,
         elsewhere: PrometheusHistory | None,
         *,
-        condition: NodeCondition,
+        condition: NodeCondition | None,
         boot_id: str,
         factor: float,
         sample_interval: float,
@@ -116,7 +116,8 @@ class Diagnostician:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     def is_ready(self, names: Names | None, node_pressure_at: float | None) -> bool:
-        asked = [node_pressure_at is None or self._condition.is_known(node_pressure_at)]
+        known = self._condition is None or node_pressure_at is None or self._condition.is_known(node_pressure_at)
+        asked = [known]
         if names is not None:
             asked += self._rollouts.is_ready(names), self._elsewhere is None or self._elsewhere.is_ready(names)
         return all(asked)
@@ -214,6 +215,8 @@ class Diagnostician:
             find=lambda task: self._witnesses.memcg_of(task.pid, task.comm, at=at),
             stale_seconds=self._stale_seconds,
         )
+        if self._condition is None:
+            return node
         pressure = self._condition.memory_pressure(killed_at)
         return replace(node, memory_pressure=pressure.at_kill, memory_pressure_seconds=pressure.seconds)
 
