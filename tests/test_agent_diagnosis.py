@@ -121,7 +121,7 @@ async def live_and_die(node: World, life: int) -> None:
     root = node.directory / "cgroup"
     path = make_life(node, life)
     node.api.update(pod(life))
-    await asyncio.sleep(0.4)  # its first sample is taken
+    await asyncio.sleep(1.0)  # its first sample is taken, on a busy machine too
     node.log.write(lines.report(pid=300 + life, memcg=path))
     tree_maker.bump(root, path, oom=1, oom_kill=1)  # type: ignore[arg-type]
     await asyncio.sleep(0.2)
@@ -258,7 +258,7 @@ async def test_a_diagnosis_outlives_the_agent(node: World) -> None:
     await start(node)
     agent = node.agents[-1]
     path = make_life(node, 0)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.0)
     node.log.write(lines.report(pid=300, memcg=path))
     await node.until(lambda: len(agent.incidents) == 1)
     before = (await node.kept(lambda document: document.get("diagnosis") is not None))["diagnosis"]

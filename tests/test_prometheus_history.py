@@ -278,6 +278,9 @@ async def test_an_answer_that_is_none(
     place.answer = answer
     async with history(f"{place.url.replace('://', '://agent:secret@')}/hidden?token=hidden") as (made, states):
         await answered(made)
+        async with asyncio.timeout(10):
+            while not states:  # noqa: ASYNC110 - a kill may be told before this is known
+                await asyncio.sleep(0.01)
         await answered(made, replace(NAMES, pod="another"))
         assert made.past(NAMES) == NOWHERE
     assert states == [False]
