@@ -173,7 +173,7 @@ _VERDICTS = {
     Pattern.STARTUP: "Killed at its start: the limit never fitted",
     Pattern.LIMIT_TOO_LOW: "Killed without growth: its limit is too low for what it always uses",
     Pattern.LEAK: "It leaks: its memory grows steadily and does not level off",
-    Pattern.SPIKE: "Killed by a jump from calm use",
+    Pattern.SPIKE: "Killed by a jump far above what it used before",
     Pattern.NODE_PRESSURE: "Killed because the node, or what its pods may use together, was full",
     Pattern.CALM: "Calm: no growth that would meet the limit",
     Pattern.UNKNOWN: "Not known: the history does not show it",

@@ -91,12 +91,15 @@ def find(view: View) -> Found | None:
     return None
 
 
-def came_to_nothing(history: MemoryHistory, trend: Trend) -> bool:
-    """At this age most lives before rose as far, and then no further: a cache, the load of a day after each restart."""
+def lives_that_stopped(history: MemoryHistory, trend: Trend) -> int:
+    """
+    How many lives before rose as far at this age, and then no further: a cache, the load of a day after each restart.
+    0: they were not most of those that lived for as long.
+    """
     age = trend.since - history.last.points[0].time
     longer = [life for life in history.lives[:-1] if not life.killed and life.seconds >= history.last.seconds]
     stopped = [life for life in longer if _rose_and_stopped(view_of(life).series, age, trend)]
-    return len(stopped) * 2 > len(longer)
+    return len(stopped) if len(stopped) * 2 > len(longer) else 0
 
 
 def _rose_and_stopped(series: Series, age: float, trend: Trend) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import exp
 from typing import TYPE_CHECKING
 
-from collector.diagnosis.growth import came_to_nothing, find, is_highest
+from collector.diagnosis.growth import find, is_highest, lives_that_stopped
 from collector.diagnosis.model import Judgement, MemoryHistory, Pattern
 from collector.diagnosis.robust import LEAST_BINS, median
 from collector.diagnosis.trend import DAY_RISES_SECONDS, HOUR, find_growth, trend_from
@@ -49,13 +49,18 @@ def judge(history: MemoryHistory) -> Judgement:
 
 def _forecast(history: MemoryHistory, view: View) -> Judgement:
     growth = find(view)
-    if growth and not came_to_nothing(history, growth.trend):
+    stopped = lives_that_stopped(history, growth.trend) if growth else 0
+    if growth and not stopped:
         trend = growth.trend
         sure = 0.6 if trend.seconds < DAY_RISES_SECONDS else 0.85 if trend.seconds < 2 * DAY_RISES_SECONDS else 0.99
         return _say_leak(history, view, growth, sure)
     if len(view.life.points) < LEAST_SAMPLES or view.life.seconds < _LEAST_SECONDS:
         return _unknown(history, view)
     reasons = [f"no growth in {human_seconds(view.life.seconds)} that stays, goes on and is more than its noise"]
+    if growth:
+        rose = f"{_size(growth.trend.rise)} in {human_seconds(growth.trend.seconds)}"
+        lives = "the life before" if stopped == 1 else f"{stopped} lives before"
+        reasons = [f"it grew by {rose}, as {lives} did at this age, and then no further"]
     if view.has_parts and (whole := find_growth(*series_of(view.bins), killed=False)):
         grown = f"{human_bytes(round(whole.rise))} in {human_seconds(whole.seconds)}"
         reasons.append(f"its working set grew, by {grown}, but by page cache: the kernel takes that back when it must")

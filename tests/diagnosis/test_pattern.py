@@ -234,7 +234,9 @@ def test_a_load_that_came_down_in_the_lives_before_does_so_again() -> None:
     morning = life(day[: 10 * 12], step=300, started=True)
 
     assert judge_lives(morning).pattern is Pattern.LEAK
-    assert judge_lives(*[life(day, step=300, started=True)] * 3, morning).pattern is Pattern.CALM
+    told = judge_lives(*[life(day, step=300, started=True)] * 3, morning)
+    assert told.pattern is Pattern.CALM
+    assert told.reasons[0].endswith(", as 3 lives before did at this age, and then no further")
     growing = by_hours(lambda hour: 300 + 20 * hour, 23)
     lives = [*[life(growing, step=300, started=True)] * 3, life(growing[: 10 * 12], step=300, started=True)]
     assert judge_lives(*lives).pattern is Pattern.LEAK
