@@ -209,7 +209,13 @@ async def test_the_node_is_asked_while_names_are_waited_for(tmp_path: Path, regi
 
 
 @pytest.mark.parametrize(
-    "texts", [lines.report(), (lines.summary(task_memcg="/a", oom_memcg="/a"), lines.kill())], ids=["pod", "host"]
+    "texts",
+    [
+        lines.report(),
+        (lines.summary(task_memcg="/a", oom_memcg="/a"), lines.kill()),
+        (lines.summary(oom_memcg="/kubepods.slice/kubepods-burstable.slice"), lines.kill()),
+    ],
+    ids=["pod", "host", "QoS class"],
 )
 async def test_nothing_is_asked_of_the_node_for_another_kill(
     texts: tuple[str, ...], tmp_path: Path, registry: Registry

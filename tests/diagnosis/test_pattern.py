@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collector.diagnosis.model import Judgement, Life, MemoryHistory, Pattern, Point
+from collector.diagnose import diagnose_history
+from collector.diagnosis.model import Action, Judgement, Life, MemoryHistory, Pattern, Point
 from collector.diagnosis.pattern import judge
 from collector.diagnosis.robust import BINS
 from collector.diagnosis.timeline import Timeline
@@ -416,3 +417,11 @@ def test_cycles_meet_the_limit_with_their_tops(saw: float, minutes: float) -> No
     sizes = [size * (1 + saw * (rng.random() if minutes < 5 else (at / minutes) % 1)) for at, size in enumerate(live)]
     told = judge_lives(life(sizes, limit=3 * GIB))
     assert told.seconds_to_limit == pytest.approx((3 * 1024 / (1 + saw) - live[-1]) / 20 * 3600, rel=0.15)
+
+
+def test_a_higher_limit_after_growth_and_a_spike_has_its_hours() -> None:
+    grew = by_hours(lambda hour: 200 + 20 * hour, 20)
+    history = MemoryHistory(lives=(life(grew, step=300, started=True, killed=True),))
+    (raised,) = [one for one in diagnose_history(history).advice if one.action is Action.SET_LIMIT]
+    assert float(str(raised.values["lasts_hours"])) > 20
+    assert "if it leaks, that lasts" in raised.text
